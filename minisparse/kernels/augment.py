@@ -17,9 +17,9 @@ def reflect(i, n):
 
 @jit()
 def warp(images, index, maps, scale, offset, out):
-    """out[c, y, x, b] = scale[c] * p + offset[c], with p the value of images[index[b], c] at maps[b] @ (y, x, 1).
+    """out[c, y, x, b] = scale[c] * p + offset[c], p being images[index[b], c] at maps[b] @ (y, x, 1).
 
-    Between pixels p is bilinear, outside the image it is reflected (as np.pad's "reflect"). Coordinates are float64,
+    Between pixels p is bilinear, outside the image reflected (np.pad "reflect"). Coordinates are float64,
     values float32; a map onto whole pixels copies them exactly.
 
     images (n, C, H, W) uint8, index (B,) int64, maps (B, 2, 3) float32, scale and offset (C,) float32,

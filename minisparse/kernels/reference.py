@@ -3,10 +3,10 @@ import numpy as np
 
 
 def warp(images, index, maps, scale, offset, out):
-    """out[c, y, x, b] = scale[c] * p + offset[c], with p the value of images[index[b], c] at maps[b] @ (y, x, 1).
+    """out[c, y, x, b] = scale[c] * p + offset[c], p being images[index[b], c] at maps[b] @ (y, x, 1).
 
-    Here: coordinates as one matrix product, reflection by looking up a padded list of indices, and the value as
-    a mean of four corners with weights.
+    Here: coordinates as one matrix product, reflection by looking up a padded list of indices, and p as the
+    weighted sum of four corners.
     """
     C, H, W, B = out.shape
     pixels = np.stack([*np.mgrid[:H, :W], np.ones((H, W))]).reshape(3, H * W)
