@@ -62,3 +62,13 @@ def empty_like(array, dtype=None):
     order = np.argsort([-abs(s) for s in array.strides], kind="stable")
     out = empty(tuple(array.shape[i] for i in order), dtype or array.dtype)
     return out.transpose(np.argsort(order))
+
+
+def batch_last(x):
+    """(N, C, ...) -> the same as a C-contiguous array (C, ..., N); a view where memory already is batch innermost."""
+    return np.ascontiguousarray(np.moveaxis(x, 0, -1))
+
+
+def batch_first(x):
+    """(C, ..., N) -> the view (N, C, ...): torch's shape over batch-innermost memory."""
+    return np.moveaxis(x, -1, 0)

@@ -1,0 +1,43 @@
+"""The fully connected layer."""
+import numpy as np
+
+from .kernels import memory
+from .kernels.pool import parallel
+from .tensor import Tensor
+
+
+def matmul_rows(a, b):
+    """a (M, K) @ b (K, N), the rows of a shared among the worker threads; C-contiguous."""
+    out = memory.empty((a.shape[0], b.shape[1]), a.dtype)
+    # below about a million multiply-adds a second thread costs more than it brings
+    small = a.shape[0] * a.shape[1] * b.shape[1] < 1 << 20
+    parallel(lambda first, last: np.matmul(a[first:last], b, out=out[first:last]), len(a), limit=1 if small else None)
+    return out
+
+
+def linear(x, weight, bias=None):
+    """x @ weight.T + bias. x: (*, in), weight: (out, in), bias: (out) -> (*, out).
+
+    Computed as weight @ x.T, so that the batch is innermost in memory as it is for images.
+    """
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: weight has shape {weight.shape}, which takes {weight.shape[-1]} features, "
+                         f"x has shape {x.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias has shape {bias.shape}, weight {weight.shape}")
+    if not x.dtype == weight.dtype == (weight if bias is None else bias).dtype or x.dtype.kind != "f":
+        raise ValueError(f"linear: x is {x.dtype}, weight is {weight.dtype}"
+                         + ("" if bias is None else f", bias is {bias.dtype}"))
+    lead, outputs = x.shape[:-1], weight.shape[0]
+    columns = x.data.reshape(-1, x.shape[-1]).T                     # (in, N)
+    value = matmul_rows(weight.data, columns)                       # (out, N)
+    if bias is not None:
+        value += bias.data[:, None]
+
+    def incoming(g):
+        return g.reshape(-1, outputs).T                             # (out, N)
+    edges = [(x, lambda g: matmul_rows(weight.data.T, incoming(g)).T.reshape(x.shape)),
+             (weight, lambda g: matmul_rows(incoming(g), columns.T))]
+    if bias is not None:
+        edges.append((bias, lambda g: incoming(g).sum(axis=1)))
+    return Tensor.from_op("linear", value.T.reshape(*lead, outputs), *edges)
