@@ -1,0 +1,128 @@
+"""Train one net: the loop, its checkpoints and its progress line."""
+import json
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+import minisparse as ms
+from minisparse import data, nn, optim, sparse
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run, besides the data and the seed."""
+
+    widths: tuple = (64, 256, 256)
+    hidden: int = 256
+    epochs: int = 10
+    batch: int = 125
+    lr: float = 4e-3            # the highest learning rate; it rises to it over `warmup` and falls to nearly 0
+    warmup: float = 0.2         # share of all steps
+    weight_decay: float = 1e-2  # decoupled, as in AdamW
+    smoothing: float = 0.1      # label smoothing
+    l1: float = 1e-3            # see `penalty`
+    shift: int = 2
+    rotate: float = 0.0
+    conv: float = 0.55          # zeros of the convolutions, and of the fully connected layers, at the end
+    linear: float = 0.75
+    prune: tuple = (0.15, 0.6)  # when sparsity begins and when it is reached, as shares of all steps
+
+
+def evaluate(model, images, mean, std, batch=500):
+    """Scores (n, classes) of uint8 images (n, 3, S, S), in evaluation mode."""
+    loader = data.Loader(images, np.zeros(len(images), np.int64), batch, mean=mean, std=std, shuffle=False)
+    model.eval()
+    with ms.no_grad():
+        return np.concatenate([model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)])
+
+
+def accuracy(scores, labels):
+    return float(np.mean(scores.argmax(axis=1) == labels))
+
+
+class Run:
+    """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds."""
+
+    def __init__(self, name, model, train, held_out, stats, recipe, seed, path, targets=None):
+        self.name, self.model, self.recipe, self.path, self.held_out = name, model, recipe, path, held_out
+        self.stats = dict(zip(("mean", "std"), stats))
+        self.loader = data.Loader(train.images, train.labels, min(recipe.batch, len(train)), seed=seed, drop_last=True,
+                                  augment=data.Augment(shift=recipe.shift, rotate=recipe.rotate), **self.stats)
+        steps = recipe.epochs * len(self.loader)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.scheduler = optim.lr_scheduler.OneCycleLR(
+            self.optimizer, recipe.lr, total_steps=steps + 1, pct_start=recipe.warmup, anneal_strategy="linear",
+            cycle_momentum=False, div_factor=5, final_div_factor=1000)
+        start, end = (round(share * steps) for share in recipe.prune)
+        every = max(1, min(100, (end - start) // 20))
+        self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
+        self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
+        self.epoch, self.history, self.losses = 0, [], []
+
+    def penalty(self):
+        """lambda / N sum |w|: the article's penalty, with lambda on the scale of the loss summed over N images.
+
+        The loss is a mean over images, so its penalty is divided by their number (as in Louizos et al.,
+        arXiv:1712.01312, equation 3). Undivided, 0.001 would outweigh the classes: a million weights of 0.01 cost 10.
+        """
+        return sparse.l1(self.model) * (self.recipe.l1 * len(self.loader.images) / len(self.loader.images) ** 2)
+
+    def train(self, progress):
+        """Train what is left to train, an epoch at a time, each followed by a checkpoint."""
+        while self.epoch < self.recipe.epochs:
+            self.model.train()
+            waited, worked, began = self.loader.waited, self.loader.worked, time.perf_counter()
+            correct = total = 0
+            running = 0.0
+            for x, y in self.loader.epoch(self.epoch):
+                scores = self.model(ms.Tensor(x))
+                loss = self.loss(scores, ms.Tensor(y))
+                if self.recipe.l1:
+                    loss = loss + self.penalty()
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                self.scheduler.step()
+                if self.pruner:
+                    self.pruner.step()
+                value = loss.item()
+                if not np.isfinite(value):
+                    raise FloatingPointError(f"{self.name}: the loss is {value}; try a lower learning rate")
+                total += len(y)
+                correct += int(np.sum(scores.data.argmax(axis=1) == y))
+                running += value * len(y)
+                progress.show(self, total, running / total, correct / total, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            rows = {row.name: row.sparsity for row in sparse.summary(self.model)[-3:]}
+            held_out = accuracy(evaluate(self.model, self.held_out.images, **self.stats), self.held_out.labels)
+            self.epoch += 1
+            self.history.append({
+                "epoch": self.epoch, "step": self.epoch * len(self.loader), "loss": running / total,
+                "accuracy": correct / total, "held_out": held_out, "lr": self.scheduler.get_last_lr()[0],
+                "sparsity": rows["all"], "conv": rows["conv"], "linear": rows["fully connected"],
+                "seconds": seconds, "images_per_second": total / seconds,
+                "waited": self.loader.waited - waited, "worked": self.loader.worked - worked})
+            self.save()
+            progress.line(self)
+
+    def state_dict(self):
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(), "pruner": self.pruner and self.pruner.state_dict(),
+                "epoch": self.epoch, "history": self.history}
+
+    def save(self):
+        ms.save(self.state_dict(), self.path)
+
+    def resume(self):
+        """Go on from the checkpoint, where there is one."""
+        if self.path.exists():
+            state = ms.load(self.path)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            if self.pruner:
+                self.pruner.load_state_dict(state["pruner"])
+            self.epoch, self.history = state["epoch"], state["history"]
