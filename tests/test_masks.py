@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from minisparse.sparse.masks import magnitude, random_mask, topk_mask
+from minisparse.sparse.masks import block_mask, magnitude, n_m_mask, random_mask, topk_mask, unit_mask
 
 WEIGHT = np.array([[0.1, -0.9, 0.3, 0.0],
                    [-0.5, 0.2, 0.8, -0.4],
@@ -85,6 +85,54 @@ def test_random_mask_has_the_exact_count_and_follows_the_seed():
     generator = np.random.default_rng(0)
     share = np.mean([random_mask(10, 0.7, generator) for _ in range(4000)], axis=0)
     assert np.all(np.abs(share - 0.3) < 0.04)       # 5 standard deviations
+
+
+@pytest.mark.parametrize("n, m, dim, expected", [
+    (2, 4, 1, "0110 1010 0101 1001"),
+    (1, 2, 1, "0110 1010 0101 1001"),
+    (2, 4, 0, "0110 0011 1101 1000"),
+    (1, 4, -1, "0100 0010 0001 1000"),
+    (4, 4, 1, "1111 1111 1111 1111"),
+])
+def test_n_of_m_table(n, m, dim, expected):
+    assert np.array_equal(n_m_mask(magnitude(WEIGHT), n, m, dim), table(expected))
+
+
+def test_n_of_m_of_a_filter_bank():
+    scores = np.random.default_rng(0).integers(0, 3, (6, 8, 3, 3))
+    mask = n_m_mask(scores, 2, 4)
+    assert np.all(mask.reshape(6, 2, 4, 3, 3).sum(axis=2) == 2)
+    for o, i in np.ndindex(6, 2):
+        group = scores[o, 4 * i:4 * i + 4, 1, 2]
+        assert np.array_equal(mask[o, 4 * i:4 * i + 4, 1, 2], by_sorting(group, 0.5))
+
+
+def test_block_table():
+    # sums of the columns 2.3 1.95 1.4 1.75, of the 2 x 2 blocks 1.7 1.5 2.55 1.65
+    assert np.array_equal(block_mask(magnitude(WEIGHT), 0.5), table("1100 1100 1100 1100"))
+    assert np.array_equal(block_mask(magnitude(WEIGHT), 0.75, (2, 2)), table("0000 0000 1100 1100"))
+    filters = block_mask(np.random.default_rng(0).random((8, 3, 3, 3)), 0.75)
+    assert filters.sum() == 4 * round(2 * 27 * 0.25)
+    assert np.array_equal(filters[:4], np.broadcast_to(filters[:1], (4, 3, 3, 3)))
+
+
+def test_unit_table():
+    # sums of the rows 1.3 1.9 2.35 1.85
+    assert np.array_equal(unit_mask(magnitude(WEIGHT), 0.5), table("0000 1111 1111 0000"))
+    assert np.array_equal(unit_mask(magnitude(WEIGHT), 0.25, dim=1), table("1101 1101 1101 1101"))
+    assert np.array_equal(unit_mask(np.ones((4, 2, 1, 1)), 0.5)[:, 0, 0, 0], [True, True, False, False])
+
+
+def test_patterns_that_do_not_fit_are_errors():
+    with pytest.raises(ValueError, match="2:4 does not fit.*dimension 1, which is 6"):
+        n_m_mask(np.ones((4, 6)), 2, 4)
+    with pytest.raises(ValueError, match="5:4 does not fit"):
+        n_m_mask(np.ones((4, 8)), 5, 4)
+    with pytest.raises(ValueError, match=r"4 x 1 do not divide .* shape \(6, 3, 3, 3\), a matrix of 6 x 27"):
+        block_mask(np.ones((6, 3, 3, 3)), 0.5)
+    for make in (lambda s: n_m_mask(s, 1, 2), lambda s: block_mask(s, 0, (1, 1)), lambda s: unit_mask(s, 0)):
+        with pytest.raises(ValueError, match="1 of 4 scores are NaN"):
+            make(np.array([[1.0, np.nan], [2.0, 3.0]]))
 
 
 def test_nan_is_an_error_that_counts_them():

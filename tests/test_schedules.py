@@ -12,7 +12,8 @@ def test_cubic_is_equation_1_of_zhu_and_gupta():
     schedule = Cubic(start=t_0, end=t_0 + n * dt, every=dt, initial=s_i)
     for t in range(t_0, t_0 + n * dt + 1, dt):
         assert schedule.due(t)
-        assert schedule(t, s_f) == pytest.approx(s_f + (s_i - s_f) * (1 - (t - t_0) / (n * dt)) ** 3, abs=1e-15)
+        s_t = s_f + (s_i - s_f) * (1 - (t - t_0) / (n * dt)) ** 3
+        assert schedule(t, s_f) == pytest.approx(s_t, abs=1e-15)
 
 
 def test_linear_and_cosine_formulas():

@@ -1,7 +1,7 @@
 """Which weights stay: scores -> mask, as pure functions of arrays.
 
-A score says how much each weight matters, one number a weight. A mask is a bool array of the weight's shape, True
-where the weight is kept. Sparsity is the share of zeros, in [0, 1).
+A score says how much each weight matters, one number a weight. A mask is a bool array of the weight's shape,
+True where the weight is kept. Sparsity is the share of zeros, in [0, 1).
 
 The count kept is exact: round(n * (1 - sparsity)), with Python's round (a half goes to the even number, so
 topk_mask keeps 2 of 5 at sparsity 0.5). Ties are broken by index, in C order: the lower index is kept.
@@ -39,6 +39,50 @@ def random_mask(shape, sparsity, generator):
     generator: a np.random.Generator; the same state gives the same mask.
     """
     return topk_mask(generator.random(shape), sparsity)
+
+
+def n_m_mask(scores, n, m, dim=1):
+    """Keep the n highest of every m neighbours along `dim` (2:4 is n=2, m=4); ties as in topk_mask.
+
+    dim: of the scores' shape; 1 is the inputs of a Linear or Conv2d weight.
+    ValueError: m does not divide the length of dim; not 0 < n <= m.
+    """
+    scores = np.moveaxis(_checked(scores), dim, -1)
+    if not 0 < n <= m or scores.shape[-1] % m:
+        raise ValueError(f"{n}:{m} does not fit: 0 < n <= m, and m divides the length of dimension {dim}, "
+                         f"which is {scores.shape[-1]}")
+    groups = scores.reshape(*scores.shape[:-1], -1, m)
+    best = np.argsort(-groups, axis=-1, kind="stable")[..., :n]
+    mask = np.zeros(groups.shape, bool)
+    np.put_along_axis(mask, best, True, axis=-1)
+    return np.ascontiguousarray(np.moveaxis(mask.reshape(scores.shape), -1, dim))
+
+
+def block_mask(scores, sparsity, block=(4, 1)):
+    """Keep or drop whole blocks, by the sum of their scores; as many as topk_mask would keep.
+
+    block: (rows, columns) of the weight as a matrix (outputs, all the rest), the one that a kernel multiplies
+        with; (4, 1) is four consecutive outputs that share a mask.
+    ValueError: the block does not divide the matrix.
+    """
+    scores = _checked(scores)
+    rows, columns = scores.shape[0], scores[0].size
+    if rows % block[0] or columns % block[1]:
+        raise ValueError(f"blocks of {block[0]} x {block[1]} do not divide a weight of shape {scores.shape}, "
+                         f"a matrix of {rows} x {columns}")
+    blocks = scores.reshape(rows // block[0], block[0], columns // block[1], block[1])
+    kept = topk_mask(blocks.sum(axis=(1, 3), keepdims=True), sparsity)
+    return np.broadcast_to(kept, blocks.shape).reshape(scores.shape)
+
+
+def unit_mask(scores, sparsity, dim=0):
+    """Keep or drop whole slices along `dim`, by the sum of their scores; as many as topk_mask would keep.
+
+    dim: of the scores' shape; 0 is the outputs: rows of a Linear weight, filters of a Conv2d.
+    """
+    scores = _checked(scores)
+    others = tuple(d for d in range(scores.ndim) if d != dim % scores.ndim)
+    return np.broadcast_to(topk_mask(scores.sum(axis=others, keepdims=True), sparsity), scores.shape).copy()
 
 
 def check_sparsity(value, name="sparsity"):

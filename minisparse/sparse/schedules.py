@@ -16,7 +16,7 @@ from .masks import check_sparsity
 
 @dataclass(frozen=True)
 class OneShot:
-    """Dense before step `start`, the final sparsity from then on; masks are made once. 0: sparse from scratch."""
+    """Dense before `start`, the final sparsity from then on; masks are made once. 0: sparse from scratch."""
 
     start: int = 0
 
@@ -36,7 +36,7 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Constant:
-    """As OneShot, but masks are renewed every `every` steps until `end`, for methods that move weights around."""
+    """OneShot whose masks are renewed every `every` steps until `end`, for methods that move weights."""
 
     start: int
     end: int
@@ -56,7 +56,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Gradual(Constant):
-    """From `initial` sparsity at `start` to the final one at `end`; a subclass says how much of the way remains.
+    """From `initial` sparsity at `start` to the final one at `end`; subclasses say what remains on the way.
 
     ValueError here and above: steps that are not whole numbers, a start before 0, an end before the start (or
     at it, where there is a way to go), every < 1, an initial sparsity outside [0, 1).
@@ -77,7 +77,7 @@ class Gradual(Constant):
 
 
 class Cubic(Gradual):
-    """Fast while there is much to choose from, slow towards the end: Zhu & Gupta, arXiv:1710.01878, equation 1,
+    """Fast while there is much to choose from, slow at the end: Zhu & Gupta, arXiv:1710.01878, equation 1,
 
         s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3
 
