@@ -107,6 +107,14 @@ def test_n_of_m_of_a_filter_bank():
         assert np.array_equal(mask[o, 4 * i:4 * i + 4, 1, 2], by_sorting(group, 0.5))
 
 
+def test_n_of_many_with_ties_is_that_of_sorting():
+    scores = np.random.default_rng(0).integers(0, 4, (3, 128), dtype=np.uint8)
+    mask = n_m_mask(scores, 24, 64)
+    for row, half in np.ndindex(3, 2):
+        group = slice(64 * half, 64 * half + 64)
+        assert np.array_equal(mask[row, group], by_sorting(scores[row, group], 0.625))
+
+
 def test_block_table():
     # sums of the columns 2.3 1.95 1.4 1.75, of the 2 x 2 blocks 1.7 1.5 2.55 1.65
     assert np.array_equal(block_mask(magnitude(WEIGHT), 0.5), table("1100 1100 1100 1100"))

@@ -52,9 +52,9 @@ def n_m_mask(scores, n, m, dim=1):
         raise ValueError(f"{n}:{m} does not fit: 0 < n <= m, and m divides the length of dimension {dim}, "
                          f"which is {scores.shape[-1]}")
     groups = scores.reshape(*scores.shape[:-1], -1, m)
-    best = np.argsort(-groups, axis=-1, kind="stable")[..., :n]
+    backwards = np.argsort(groups[..., ::-1], axis=-1, kind="stable")   # of equals the lowest index is last
     mask = np.zeros(groups.shape, bool)
-    np.put_along_axis(mask, best, True, axis=-1)
+    np.put_along_axis(mask, m - 1 - backwards[..., m - n:], True, axis=-1)
     return np.ascontiguousarray(np.moveaxis(mask.reshape(scores.shape), -1, dim))
 
 
