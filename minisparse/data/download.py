@@ -17,7 +17,7 @@ def sha256(path):
 
 
 def download(url, path, digest):
-    """Fetch `url` to `path`; what arrives incomplete or with another sha256 never gets that name. DataError."""
+    """Fetch `url` to `path`; what comes incomplete, or with another sha256, never gets that name."""
     part = f"{path}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -25,8 +25,8 @@ def download(url, path, digest):
             while block := answer.read(1 << 20):
                 file.write(block)
         if (found := sha256(part)) != digest:
-            raise DataError(f"{url} sent a file with sha256 {found}, not {digest}.\nTry again later, or put the "
-                            f"right file at {path} by hand.")
+            raise DataError(f"{url} sent a file with sha256 {found}, not {digest}.\n"
+                            f"Try again later, or put the right file at {path} by hand.")
         os.replace(part, path)
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"cannot download {url} to {path}: {error}.\n"

@@ -23,8 +23,8 @@ MAX_COUNT = 1_000_000           # a header that promises more images is damaged
 def read_mnist(folder, download=False):
     """(train, test) from the four IDX files in `folder`: images uint8 (n, 1, 28, 28), classes "0" to "9".
 
-    Files are train-images-idx3-ubyte and so on, with or without .gz. With `download` those that are missing are
-    fetched into the folder and their sha256 is checked (12 MB). DataError.
+    The files are train-images-idx3-ubyte and so on, with or without .gz. With `download` the missing ones are
+    fetched into the folder and their sha256 is checked (12 MB in all). DataError.
     """
     paths = [_find(Path(folder), name, download) for name in SHA256]
     return _pair(*paths[:2]), _pair(*paths[2:])
@@ -44,7 +44,7 @@ def _find(folder, name, download):
 def _pair(images_path, labels_path):
     images, labels = _read_idx(images_path, (28, 28)), _read_idx(labels_path, ())
     if len(images) != len(labels):
-        raise DataError(f"{labels_path}: {len(labels)} labels for {len(images)} images in {images_path.name}.\n"
+        raise DataError(f"{labels_path}: {len(labels)} labels for the {len(images)} of {images_path.name}.\n"
                         "The two files do not belong together: download both again.")
     if (largest := labels.max()) > 9:
         raise DataError(f"{labels_path}: a label is {largest}, expected 0 to 9.\nDownload the file again.")
@@ -53,20 +53,21 @@ def _pair(images_path, labels_path):
 
 
 def _read_idx(path, shape):
-    """An IDX file of bytes -> uint8 (count, *shape). Header, big-endian: 0x0800 + dimensions, count, *shape."""
+    """An IDX file of bytes -> uint8 (count, *shape). Big-endian header: 0x800 + dimensions, count, *shape."""
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with (gzip.open if packed else open)(path, "rb") as file:
             header = np.frombuffer(file.read(8 + 4 * len(shape)), ">u4").tolist()
             count = header[1] if len(header) > 1 else 0
-            if header != [0x0801 + len(shape), count, *shape] or not 0 < count <= MAX_COUNT:
-                raise ValueError(f"header {header}, expected {[0x0801 + len(shape), 'count', *shape]}")
+            if header != [0x801 + len(shape), count, *shape] or not 0 < count <= MAX_COUNT:
+                raise ValueError(f"header {header}, expected {[0x801 + len(shape), 'count', *shape]}")
             size = count * int(np.prod(shape))
             data = file.read(size + 1)          # one more, to notice a file that is too long
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path}: no IDX file of this kind, or damaged: {error}.\nDownload it again.") from None
+        raise DataError(f"{path}: not the IDX file expected, or damaged: {error}.\n"
+                        "Download it again.") from None
     if len(data) != size:
-        raise DataError(f"{path}: {'more' if len(data) > size else len(data)} bytes of data, expected {size}.\n"
-                        "Download it again.")
+        found = "more" if len(data) > size else len(data)
+        raise DataError(f"{path}: {found} bytes of data, expected {size}.\nDownload it again.")
     return np.frombuffer(data, np.uint8).reshape(count, *shape).copy()
