@@ -1,0 +1,211 @@
+"""Two nets compared in figures and in words: the table of the report, and sentences that say what it shows.
+
+`results` is the dictionary that train_animals.py collects and report.json keeps. Every figure comes from it, except
+the article's, which stand in their own column.
+"""
+import math
+from collections import namedtuple
+
+import numpy as np
+
+NETS = ("dense", "sparse")
+KINDS = {"conv": "conv layers", "linear": "fully connected layers", "all": "all of these"}
+ARTICLE = {"accuracy": "92.5 %, at most 1.5 points under dense", "training": "30 % faster",
+           "inference": "40 % faster", "file": "30 % of the size",
+           "conv": "about 55 %", "linear": "75 %", "all": "60 %"}
+TIE = 0.03             # times closer than this count as equal: one run cannot tell them apart
+DATA_SHARE = 0.05      # a data pipeline that takes more of the training time than this earns a remark
+
+Row = namedtuple("Row", "name dense sparse change article", defaults=("",) * 4)
+HEAD = Row("", *NETS, "sparse against dense", "article (its own data)")
+Finding = namedtuple("Finding", "topic verdict sentence")      # verdict: "worse", "better", "same"; "" for a remark
+
+
+# Figures as text
+
+def percent(x):
+    return "-" if x is None else f"{100 * x:.1f} %"
+
+
+def points(dense, sparse):
+    return "-" if dense is None or sparse is None else f"{100 * (sparse - dense):+.1f} points"
+
+
+def seconds(x):
+    if x < 0.9995:
+        return f"{1000 * x:.3g} ms"
+    return f"{x:.1f} s" if x < 120 else f"{x:.0f} s ({x / 60:.0f} min)"
+
+
+def faster(dense, sparse):
+    """How the sparse net's time compares, in words that cannot be misread."""
+    if abs(sparse - dense) <= TIE * dense:
+        return "same speed"
+    return f"{dense / sparse:.2f}x faster" if sparse < dense else f"{sparse / dense:.2f}x slower"
+
+
+def short(name, length):
+    """A long name with its middle left out."""
+    return name if len(name) <= length else f"{name[:length // 2 - 1]}…{name[-(length // 2):]}"
+
+
+def standard_error(dense, sparse, n):
+    """Binomial standard error of the difference of two accuracies, as if each had n images of its own.
+
+    Both nets see the same images, so their errors go together and the true standard error is, as a rule, smaller.
+    """
+    return math.sqrt((dense * (1 - dense) + sparse * (1 - sparse)) / n)
+
+
+# The table
+
+def both(results, *path):
+    """results["nets"][net][path[0]][path[1]]... of the dense and of the sparse net, None where it is missing."""
+    pair = [results["nets"][net] for net in NETS]
+    for key in path:
+        pair = [None if value is None else value.get(key) for value in pair]
+    return pair
+
+
+def image_sets(results):
+    """(name, title, path for `both`, images) of the test set and of each external set."""
+    sets = [("test", "the test set", ["test"], results["data"]["test"])]
+    return sets + [(name, name, ["validation", name], n) for name, n in results["data"]["validation"].items()]
+
+
+def present_classes(results, path):
+    return [c for c in results["data"]["classes"] if None not in both(results, *path, "per_class", c)]
+
+
+def batch_sizes(results):
+    return sorted(results["nets"]["dense"]["inference"], key=int)
+
+
+def zero_counts(results):
+    """(name, zeros in the dense net, in the sparse net, weights) of each layer, and {kind: the same} in sum."""
+    layers = [(b["name"], a["zeros"], b["zeros"], b["weights"]) for a, b in zip(*both(results, "layers"))]
+    kinds = [layer["kind"] for layer in results["nets"]["sparse"]["layers"]]
+    sums = {}
+    for kind, name in KINDS.items():
+        counts = [layer[1:] for layer, k in zip(layers, kinds) if kind in (k, "all")]
+        if counts:
+            sums[kind] = (name, *(sum(column) for column in zip(*counts)))
+    return layers, sums
+
+
+def table(results, detail=1):
+    """The rows of the report's table; a row with only a name is a heading.
+
+    detail 0: sums alone; 1: the test set class by class, and every layer; 2: external sets class by class too.
+    """
+    def shares(name, dense, sparse, article=""):
+        return Row(name, percent(dense), percent(sparse), points(dense, sparse), article)
+
+    def times(name, dense, sparse, article=""):
+        return Row(name, seconds(dense), seconds(sparse), faster(dense, sparse), article)
+
+    rows = []
+    for name, title, path, n in image_sets(results):
+        present = present_classes(results, path)
+        missing = len(results["data"]["classes"]) - len(present)
+        mean = f"mean over {len(present)} classes" + (f" ({missing} not in this set)" if missing else "")
+        rows += [Row(f"Accuracy on {title}, {n} images"),
+                 shares("overall", *both(results, *path, "accuracy"), ARTICLE["accuracy"] if name == "test" else ""),
+                 shares(mean, *both(results, *path, "mean"))]
+        if detail > (name != "test"):
+            rows += [shares(c, *both(results, *path, "per_class", c)) for c in present]
+
+    whole = both(results, "training", "seconds")
+    epoch = [np.mean([e["seconds"] for e in history]) for history in both(results, "history")]
+    rows += [Row("Training time"), times("whole", *whole, ARTICLE["training"]), times("per epoch", *epoch)]
+    for name, key in ("waited for data", "data_waited"), ("CPU of the data thread", "data_worked"):
+        cells = [f"{seconds(x)}, {percent(x / t)}" for x, t in zip(both(results, "training", key), whole)]
+        rows.append(Row(name, *cells, "of the training time"))
+
+    rows.append(Row("Inference"))
+    for batch in batch_sizes(results):
+        pair = both(results, "inference", batch)
+        rows += [times(f"batch {batch}, per call", *pair, ARTICLE["inference"]),
+                 Row(f"batch {batch}, images/s", *(f"{int(batch) / t:,.0f}" for t in pair))]
+
+    dense, sparse = both(results, "file_bytes")
+    ratio = f"{sparse / dense:.2f} of the size"
+    rows += [Row("Model file"), Row("bytes", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"])]
+
+    layers, sums = zero_counts(results)
+    rows += [Row("Zeros")] + [shares(name, a / n, b / n, ARTICLE[kind]) for kind, (name, a, b, n) in sums.items()]
+    return rows + [shares(name, a / n, b / n) for name, a, b, n in layers if detail]
+
+
+def as_text(rows):
+    """The table for a terminal."""
+    rows = [HEAD] + [r._replace(name=("  " if r.dense else "") + short(r.name, 44)) for r in rows]
+    name, dense, sparse, change, _ = (max(map(len, column)) for column in zip(*rows))
+    return "\n".join(f"{r.name:{name}}  {r.dense:>{dense}}  {r.sparse:>{sparse}}  {r.change:{change}}  {r.article}"
+                     .rstrip() for r in rows)
+
+
+def as_markdown(rows):
+    rows = [HEAD, Row(":--", "--:", "--:", ":--", ":--")] + [
+        r if r.dense else r._replace(name=f"**{r.name}**") for r in rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+
+
+# In words
+
+def findings(results):
+    """Where the sparse net is worse or slower, where better, and where nobody can tell."""
+    found = [accuracy_finding(name, f"{title} ({n} images)", *both(results, *path, "accuracy"), n)
+             for name, title, path, n in image_sets(results)]
+    counts = np.sum(results["nets"]["dense"]["test"]["confusion"], axis=1).tolist()
+    images = dict(zip(results["data"]["classes"], counts))
+    pairs = {c: both(results, "test", "per_class", c) for c in present_classes(results, ["test"])}
+    by_gain = sorted(pairs, key=lambda c: pairs[c][1] - pairs[c][0])
+    for c, rank in (by_gain[0], "worst"), (by_gain[-1], "best"):
+        where = f"{c} ({images[c]} test images; its {rank} class against dense)"
+        found.append(accuracy_finding(c, where, *pairs[c], images[c]))
+
+    whole = both(results, "training", "seconds")
+    found.append(time_finding("training", *whole))
+    during = [e["sparsity"] for e in results["nets"]["sparse"]["history"]]
+    found.append(Finding("schedule", "", "Zeros during training: "
+                         f"{percent(np.mean(during))} on average over the epochs, {percent(during[-1])} at the end; "
+                         "training can gain only from the former."))
+    for net, t in zip(NETS, whole):
+        waited, worked = (results["nets"][net]["training"][key] / t for key in ("data_waited", "data_worked"))
+        if max(waited, worked) > DATA_SHARE:
+            found.append(Finding("data", "", f"Data pipeline: over {percent(DATA_SHARE)} of the {net} net's training "
+                                 f"time, {percent(waited)} waiting for it, {percent(worked)} as its thread's CPU time."))
+    found += [time_finding(f"inference at batch {batch}", *both(results, "inference", batch))
+              for batch in batch_sizes(results)]
+    dense, sparse = both(results, "file_bytes")
+    verdict = "better" if sparse < dense else "worse" if sparse > dense else "same"
+    size = {"better": "smaller", "worse": "larger", "same": "as large"}[verdict]
+    return found + [Finding("model file", verdict, f"Model file: the sparse net's is {size}, {sparse:,} bytes "
+                            f"against {dense:,} ({sparse / dense:.2f} of the size).")]
+
+
+def accuracy_finding(name, where, dense, sparse, n):
+    gap, error = 100 * (sparse - dense), 100 * standard_error(dense, sparse, n)
+    word = "worse" if gap < 0 else "better"
+    noise = abs(gap) <= 2 * error
+    return Finding(f"accuracy on {name}", "same" if noise else word,
+                   f"Accuracy on {where}: the sparse net is {f'{abs(gap):.1f} points {word}' if gap else 'equal'}, "
+                   f"{percent(sparse)} against {percent(dense)}; standard error of the difference {error:.1f} points: "
+                   f"{'within noise' if noise else 'more than noise'}.")
+
+
+def time_finding(topic, dense, sparse):
+    change = faster(dense, sparse)
+    verdict = "same" if change == "same speed" else "better" if sparse < dense else "worse"
+    how = f"as fast (within {percent(TIE)})" if verdict == "same" else change
+    return Finding(topic, verdict, f"{topic.capitalize()}: the sparse net is {how}, "
+                   f"{seconds(sparse)} against {seconds(dense)}.")
+
+
+def summary(found):
+    """One line each for what is worse, what is better, and what cannot be told apart."""
+    heads = {"worse": "Sparse is worse or slower", "better": "Sparse is better, faster or smaller",
+             "same": "No difference beyond noise"}
+    return [f"{head}: {', '.join(f.topic for f in found if f.verdict == verdict) or 'nothing'}."
+            for verdict, head in heads.items()]
