@@ -6,7 +6,7 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -102,10 +102,11 @@ def draw_confusion(ax, results, net):
     """Rows: the true class, in percent of its images; columns: the net's answer."""
     counts = np.array(results["nets"][net]["test"]["confusion"], float)
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap=LinearSegmentedColormap.from_list(net, ["white", COLOUR[net]]), vmin=0, vmax=100)
+    cmap = LinearSegmentedColormap.from_list(net, ["white", COLOUR[net]])
+    ax.imshow(share, cmap=cmap, norm=PowerNorm(.5, 0, 100))       # the square root makes a few percent visible
     for i, j in zip(*np.nonzero(counts)):
         ax.text(j, i, f"{share[i, j]:.1f}", ha="center", va="center", fontsize=8,
-                color="white" if share[i, j] > 55 else INK)
+                color="white" if share[i, j] > 35 else INK)
     classes = [short(c, 14) for c in results["data"]["classes"]]
     ax.set_xticks(range(len(classes)), classes, rotation=90 if len(classes) > 6 else 0, fontsize=8, color=INK)
     ax.set_yticks(range(len(classes)), classes, fontsize=8)
@@ -158,11 +159,11 @@ def draw_predictions(ax, results, examples, columns=10, rows=(2, 4)):
             for net, below in zip(NETS, (1.07, 1.22)):
                 answer = examples[net][i]
                 text = classes[answer] if net == "dense" else (
-                    f"{short(classes[answer], 12)} {100 * examples['scores_sparse'][i][answer]:.0f} %")
+                    f"{short(classes[answer], 10)} {100 * examples['scores_sparse'][i][answer]:.0f} %")
                 lines.append((y + below, text, {"va": "baseline", "color": COLOUR[net],
                                                 "fontweight": "normal" if answer == truth[i] else "bold"}))
             for at, text, style in lines:
-                ax.text(x + .5, at, short(text, 18), ha="center", fontsize=7.5, **style)
+                ax.text(x + .5, at, short(text, 16), ha="center", fontsize=7.5, **style)
         top += .6 + 1.5 * height
     ax.set(xlim=(0, columns), ylim=(top, -.1))
     ax.set_axis_off()
@@ -189,7 +190,7 @@ def draw_overview(figure, results, pictures):
     draw_zeros(panels[1, 0], results, counts=False)
     mask = pictures["mask"]
     draw_filters(panels[1, 1], pictures["filters"]["sparse"][:24], mask if mask is None else mask[:24],
-                 "Sparse: first-layer filters", columns=8)
+                 "Sparse: filters", columns=8)
     curve_legend(right, fontsize=8)
 
 
@@ -209,8 +210,8 @@ def draw(results, pictures):
     sets = image_sets(results)
     figure = Figure(figsize=(max(6, 3.2 * len(sets)), 1.6 + .3 * classes))
     axes = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
-    for ax, (_, title, path, n) in zip(axes, sets):
-        draw_accuracy(ax, results, f"{short(title, 14)}, {n} images", path)
+    for ax, (name, _, path, n) in zip(axes, sets):
+        draw_accuracy(ax, results, f"{short(name, 14)}, {n} images", path)
     figure.legend(handles=axes[0].lines[1:3], loc="outside lower center", ncols=2)
     yield "accuracy.png", "Accuracy in percent on every set, class by class", figure
 

@@ -1,5 +1,4 @@
 """Train one net: the loop, its checkpoints and its progress line."""
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -60,23 +59,24 @@ class Run:
         every = max(1, min(100, (end - start) // 20))
         self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-        self.epoch, self.history, self.losses = 0, [], []
+        self.steps, self.targets = steps, targets
+        self.epoch, self.history, self.losses = 0, [], []      # losses: [step, mean loss since the one before]
 
     def penalty(self):
-        """lambda / N sum |w|: the article's penalty, with lambda on the scale of the loss summed over N images.
+        """lambda / B sum |w|: the article's penalty, with lambda on the scale of the loss summed over a batch of B.
 
-        The loss is a mean over images, so its penalty is divided by their number (as in Louizos et al.,
-        arXiv:1712.01312, equation 3). Undivided, 0.001 would outweigh the classes: a million weights of 0.01 cost 10.
+        The loss is a mean over the batch, so the penalty is divided as well. Undivided, the article's 0.001 would
+        outweigh the classes: a million weights of 0.02 would cost 20, and the classes cost less than 2.
         """
-        return sparse.l1(self.model) * (self.recipe.l1 * len(self.loader.images) / len(self.loader.images) ** 2)
+        return sparse.l1(self.model) * (self.recipe.l1 / self.loader.batch_size)
 
     def train(self, progress):
         """Train what is left to train, an epoch at a time, each followed by a checkpoint."""
         while self.epoch < self.recipe.epochs:
             self.model.train()
             waited, worked, began = self.loader.waited, self.loader.worked, time.perf_counter()
-            correct = total = 0
-            running = 0.0
+            correct = total = steps = 0
+            running = recent = 0.0
             for x, y in self.loader.epoch(self.epoch):
                 scores = self.model(ms.Tensor(x))
                 loss = self.loss(scores, ms.Tensor(y))
@@ -89,6 +89,11 @@ class Run:
                 if self.pruner:
                     self.pruner.step()
                 value = loss.item()
+                steps += 1
+                recent += value
+                if steps % 10 == 0:
+                    self.losses.append([self.epoch * len(self.loader) + steps, recent / 10])
+                    recent = 0.0
                 if not np.isfinite(value):
                     raise FloatingPointError(f"{self.name}: the loss is {value}; try a lower learning rate")
                 total += len(y)
@@ -108,10 +113,18 @@ class Run:
             self.save()
             progress.line(self)
 
+    def schedule(self, points=101):
+        """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] without targets."""
+        if not self.pruner:
+            return []
+        plan = self.pruner.schedule
+        return [[step, plan(step, self.targets[nn.Conv2d]), plan(step, self.targets[nn.Linear])]
+                for step in (round(i * self.steps / (points - 1)) for i in range(points))]
+
     def state_dict(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(), "pruner": self.pruner and self.pruner.state_dict(),
-                "epoch": self.epoch, "history": self.history}
+                "epoch": self.epoch, "history": self.history, "losses": self.losses}
 
     def save(self):
         ms.save(self.state_dict(), self.path)
@@ -125,4 +138,37 @@ class Run:
             self.scheduler.load_state_dict(state["scheduler"])
             if self.pruner:
                 self.pruner.load_state_dict(state["pruner"])
-            self.epoch, self.history = state["epoch"], state["history"]
+            self.epoch, self.history, self.losses = state["epoch"], state["history"], state["losses"]
+
+
+class Progress:
+    """The progress line: redrawn in place on a terminal, a plain line now and then in a log."""
+
+    def __init__(self, stream, every=15.0):
+        self.stream, self.terminal = stream, stream.isatty()
+        self.every = 0.2 if self.terminal else every        # seconds between two lines
+        self.latest = time.perf_counter()
+
+    def show(self, run, images, loss, accuracy, seconds):
+        """In the middle of an epoch, after so many images of it."""
+        now = time.perf_counter()
+        if now - self.latest < self.every:
+            return
+        self.latest = now
+        rate = images / seconds
+        left = ((run.recipe.epochs - run.epoch) * len(run.loader) * run.loader.batch_size - images) / rate
+        sparsity = sparse.summary(run.model)[-1].sparsity
+        text = (f"{run.name} epoch {run.epoch + 1}/{run.recipe.epochs} {images / len(run.loader.images):4.0%}  "
+                f"loss {loss:.3f}  accuracy {accuracy:.1%}  zeros {sparsity:.1%}  {rate:.0f} images/s  "
+                f"{left // 60:.0f}:{left % 60:02.0f} left")
+        self.stream.write(f"\r{text}\033[K" if self.terminal else text + "\n")
+        self.stream.flush()
+
+    def line(self, run):
+        """At the end of an epoch."""
+        row = run.history[-1]
+        text = (f"{run.name} epoch {row['epoch']}/{run.recipe.epochs}  loss {row['loss']:.3f}  "
+                f"accuracy {row['accuracy']:.1%}  held out {row['held_out']:.1%}  zeros {row['sparsity']:.1%}  "
+                f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s")
+        self.stream.write(f"\r{text}\033[K\n" if self.terminal else text + "\n")
+        self.stream.flush()

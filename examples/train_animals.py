@@ -1,0 +1,249 @@
+"""The main job: train a dense and a sparse animal classifier on a CPU, and report what sparsity gave.
+
+    python examples/train_animals.py                        on animals that the program draws itself, about 2 minutes
+    python examples/train_animals.py --data photos.zip      on your own class folders
+    python examples/train_animals.py --help                 everything else
+
+Both nets begin with the same weights, see the same batches and take the same number of steps. The report, its pictures
+and both models are written to --out.
+"""
+import argparse
+import dataclasses
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+
+import numpy as np
+
+import minisparse as ms
+from minisparse import data, deploy, nn, sparse
+
+from animal_net import animal_net, whiten
+from report import write_report
+from training import Progress, Recipe, Run, accuracy, evaluate
+
+PRESETS = {
+    "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
+    "accurate": Recipe(),
+}
+HELD_OUT = 0.05         # of the training images are not trained on: the learning curves' accuracy
+DRAWN_TRAIN, DRAWN_TEST = 1000, 200     # drawn animals, of each class
+SIZE = 32
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description="Train a dense and a sparse animal classifier and compare them.")
+    parser.add_argument("--data", default="drawn", metavar="PATH",
+                        help="a folder or zip of class folders, 'cifar10', or 'drawn' (the default)")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="where the files of --data cifar10 are")
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 into --data-dir if it is not there")
+    parser.add_argument("--val", action="append", default=[], metavar="NAME=PATH",
+                        help="an external validation set: class folders, or drawn:STYLE; may be repeated")
+    parser.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/animals"), metavar="FOLDER")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
+    parser.add_argument("--epochs", type=int, help="instead of the preset's")
+    parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
+    parser.add_argument("--conv-sparsity", type=float, default=0.55, help="zeros of each convolution (0.55)")
+    parser.add_argument("--fc-sparsity", type=float, default=0.75, help="zeros of each fully connected layer (0.75)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of BLAS and the kernels alike (default: all cores)")
+    args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        parser.error(f"--threads must be at least 1, got {args.threads}")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
+    for name in ("conv_sparsity", "fc_sparsity"):
+        if not 0 <= getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(args, name)}")
+    if args.l1 is not None and not 0 <= args.l1 < float("inf"):
+        parser.error(f"--l1 must be a number, not negative, got {args.l1}")
+    args.preset = args.preset or ("quick" if args.data == "drawn" else "accurate")
+    return args
+
+
+def drawn(style, count, seed):
+    images, labels = data.drawn.draw(count, style, seed=seed, size=SIZE)
+    return data.ImageSet(images, labels, data.drawn.CLASSES, [f"{style} {i}" for i in range(len(labels))])
+
+
+def read_data(args):
+    """(train, test, {name: validation set}); DataError where something cannot be read."""
+    external = {}
+    for item in args.val:
+        name, found, path = item.partition("=")
+        if not found or not name or name in external:
+            raise data.DataError(f"--val {item}: expected NAME=PATH, each name once")
+        external[name] = path
+    if args.data == "drawn":
+        train, test = drawn(data.drawn.STYLES[0], DRAWN_TRAIN, args.seed), drawn(data.drawn.STYLES[0], DRAWN_TEST,
+                                                                                 args.seed + 1_000_003)
+        external = {style: f"drawn:{style}" for style in data.drawn.STYLES[1:]} | external
+    elif args.data == "cifar10":
+        train, test = data.read_cifar10(args.data_dir, download=args.download, size=SIZE)
+    else:
+        train, test = data.read_images(args.data, SIZE, args.seed, skip_bad=args.skip_bad_images)
+    sets = {}
+    for name, path in external.items():
+        if path.startswith("drawn:"):
+            style = path.removeprefix("drawn:")
+            if style not in data.drawn.STYLES or train.classes != data.drawn.CLASSES:
+                raise data.DataError(f"--val {name}={path}: the styles are {', '.join(data.drawn.STYLES)}, and the classes "
+                                     f"must be {', '.join(data.drawn.CLASSES)}")
+            sets[name] = drawn(style, DRAWN_TEST, args.seed + 2_000_003)
+        else:
+            sets[name] = data.read_validation(path, train.classes, SIZE, skip_bad=args.skip_bad_images)
+    return train, test, sets
+
+
+def hold_out(train, seed):
+    """(the rest, a random share of HELD_OUT) of a set."""
+    order = np.random.default_rng([seed, 5]).permutation(len(train))
+    count = max(1, round(HELD_OUT * len(train)))
+    return train.subset(np.sort(order[count:])), train.subset(np.sort(order[:count]))
+
+
+def per_class(scores, labels, classes):
+    """Accuracy overall, of each class that occurs, and the mean over these."""
+    hit = scores.argmax(axis=1) == labels
+    share = {name: float(hit[labels == i].mean()) for i, name in enumerate(classes) if (labels == i).any()}
+    return {"count": len(labels), "accuracy": float(hit.mean()), "per_class": share,
+            "mean": float(np.mean(list(share.values())))}
+
+
+def inference_seconds(engine, images, batch, calls=30):
+    """Median time of a call with `batch` images, after a warm-up."""
+    images = images[:batch]
+    if len(images) < batch:
+        images = np.resize(images, (batch, *images.shape[1:]))
+    for _ in range(3):
+        engine(images)
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        engine(images)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def examine(run, engine, normalise, test, validation):
+    """The figures of a finished net."""
+    scores = evaluate(run.model, test.images, **run.stats)
+    confusion = np.zeros((len(test.classes),) * 2, int)
+    np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
+    batch = normalise(test.images[:64])
+    return scores, {
+        "history": run.history,
+        "steps": run.losses,
+        "schedule": run.schedule(),
+        "test": per_class(scores, test.labels, test.classes) | {"confusion": confusion.tolist()},
+        "validation": {name: per_class(evaluate(run.model, part.images, **run.stats), part.labels, test.classes)
+                       for name, part in validation.items()},
+        "training": {"seconds": sum(row["seconds"] for row in run.history),
+                     "data_waited": sum(row["waited"] for row in run.history),
+                     "data_worked": sum(row["worked"] for row in run.history)},
+        "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
+        "file_bytes": (run.path.parent / f"{run.name}.safetensors").stat().st_size,
+        "layers": [{"name": row.name, "kind": "conv" if row.kind == "conv" else "linear", "shape": list(row.shape),
+                    "weights": row.weights, "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],
+    }
+
+
+def machine():
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    numba = sys.modules.get("numba")
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__,
+            "numba": numba.__version__ if numba else "not used"}
+
+
+def run(args):
+    began = time.perf_counter()
+    train, test, validation = read_data(args)
+    left_out = [item for part in (train, *validation.values()) for item in part.left_out]
+    for item in left_out:
+        print(f"left out: {item}")
+    recipe = PRESETS[args.preset]
+    for name, value in (("epochs", args.epochs), ("l1", args.l1)):
+        if value is not None:
+            recipe = dataclasses.replace(recipe, **{name: value})
+    train, held_out = hold_out(train, args.seed)
+    stats = data.channel_stats(train.images)
+    print(f"{len(train)} training images, {len(held_out)} held out, {len(test)} for testing, "
+          f"{len(train.classes)} classes; read in {time.perf_counter() - began:.1f} s")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(sys.stdout)
+    targets = {nn.Conv2d: args.conv_sparsity, nn.Linear: args.fc_sparsity, "whiten": None}
+    runs = {}
+    for name in ("dense", "sparse"):
+        ms.manual_seed(args.seed)
+        model = animal_net(len(train.classes), recipe.widths, recipe.hidden)
+        whiten(model, train.images, *stats)
+        if name == "dense":
+            setup = dataclasses.replace(recipe, l1=0.0)
+            runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, args.out / f"{name}.checkpoint")
+        else:
+            runs[name] = Run(name, model, train, held_out, stats, recipe, args.seed, args.out / f"{name}.checkpoint",
+                             targets)
+        if args.resume:
+            runs[name].resume()
+        runs[name].train(progress)
+
+    shape = (-1, 1, 1)
+    mean, std = (np.reshape(s, shape).astype(np.float32) for s in stats)
+
+    def normalise(images):
+        return (images.astype(np.float32) / 255 - mean) / std
+    nets, scores = {}, {}
+    for name, net in runs.items():
+        net.model.eval()
+        engine = deploy.compile(net.model, (3, SIZE, SIZE))
+        engine.save(args.out / f"{name}.safetensors")
+        scores[name], nets[name] = examine(net, engine, normalise, test, validation)
+
+    settings = {"preset": args.preset, "seed": args.seed, "threads": ms.get_num_threads()} | dataclasses.asdict(recipe)
+    results = {
+        "command": " ".join(["python", *map(shlex.quote, sys.argv)]), "settings": settings, "machine": machine(),
+        "data": {"name": str(args.data), "classes": list(train.classes), "train": len(train), "held_out": len(held_out),
+                 "test": len(test), "validation": {name: len(part) for name, part in validation.items()},
+                 "left_out": left_out},
+        "nets": nets}
+    shown = np.random.default_rng(args.seed).permutation(len(test))[:200]
+    likely = np.exp(scores["sparse"][shown] - scores["sparse"][shown].max(axis=1, keepdims=True))
+    first = {name: net.model.conv1a.weight for name, net in runs.items()}
+    pictures = {
+        "filters": {name: weight.data for name, weight in first.items()}, "mask": first["sparse"].mask,
+        "examples": {"images": test.images[shown], "truth": test.labels[shown],
+                     "scores_sparse": likely / likely.sum(axis=1, keepdims=True),
+                     **{name: s[shown].argmax(axis=1) for name, s in scores.items()}}}
+    print(write_report(args.out, results, pictures))
+    print(f"report, pictures and models in {args.out}; {time.perf_counter() - began:.0f} s in all")
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.threads:
+        ms.set_num_threads(args.threads)
+    try:
+        run(args)
+    except (data.DataError, FloatingPointError) as error:
+        print(f"train_animals: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
