@@ -1,8 +1,8 @@
 """The anatomy of the drawn animals: how a bird, a cat, a deer, a dog, a frog and a horse are put together.
 
-An animal is a list of tapered tubes in space: trunk, legs, ears, antlers and eyes are all tubes. x points forward, y up,
-z to the animal's near side; the ground is y = 0 and a trunk is about 1 long. Nothing here knows how it will be painted:
-a tube only names its colour ("coat", "horn", "eye").
+An animal is a list of tapered tubes in space: trunk, legs, ears, antlers and eyes are all tubes. x points
+forward, y up, z to the animal's near side; the ground is y = 0 and a trunk is about 1 long. Nothing here
+knows how it will be painted: a tube only names its colour ("coat", "horn", "eye").
 """
 
 from functools import lru_cache
@@ -14,7 +14,10 @@ CURVE = 8       # points along a tube
 
 
 class Body:
-    """The tubes of one animal: curves (CURVE, 4) of x, y, z, radius; names of colours; lifts that draw a tube later."""
+    """The tubes of one animal: curves (CURVE, 4) of x, y, z and radius, and the names of their colours.
+
+    A lift adds to a tube's nearness, so that it is drawn later than its place in space alone would have it.
+    """
 
     def __init__(self):
         self.curves, self.colours, self.lifts = [], [], []
@@ -36,7 +39,7 @@ class Body:
 
 
 class Head:
-    """A frame within a body: the unit is the skull's radius, `nod` lifts the face, `turn` shows it to the near side."""
+    """A frame within a body, in radii of the skull; nod lifts the face, turn shows it to the near side."""
 
     def __init__(self, body, centre, skull, nod, turn):
         self.body, self.centre, self.skull = body, centre, skull
@@ -67,35 +70,37 @@ def pick(rng, options):
     return options[int(rng.random() * len(options))]
 
 
-# ------------------------------------------------------------------------------------------------ the four-legged
+# ------------------------------------------------------------------------------------------ the four-legged
 
-_STRIDE = {"stand": 0.12, "graze": 0.2, "walk": 0.45, "run": 0.9, "sit": 0.0, "lie": 0.0}
-
-
-def _quadruped(body, rng, pose, *, leg, length, chest, waist, bone, neck, throat, rise, nod, skull, muzzle, snout,
-               feet="coat"):
+def _quadruped(body, rng, pose, *, leg, length, chest, waist, bone, neck, throat, rise, nod, skull, muzzle,
+               snout, feet="coat"):
     """Trunk, legs, neck and head. Returns the Head, and where mane and tail begin: withers and rump."""
     u = rng.uniform
-    hip, shoulder = np.array([-length / 2, leg + 0.6 * waist, 0]), np.array([length / 2, leg + 0.5 * chest, 0])
+    hip = np.array([-length / 2, leg + 0.6 * waist, 0])
+    shoulder = np.array([length / 2, leg + 0.5 * chest, 0])
     if pose == "sit":
         hip[:2], shoulder[:2] = (-0.25 * length, waist), (0.2 * length, leg + 0.6 * chest)
     elif pose == "lie":
         hip[1], shoulder[1] = waist, 1.05 * chest
     elif pose == "run":
-        hip[1], shoulder[1] = hip[1] + u(0, 0.2) * leg, shoulder[1] + u(0, 0.3) * leg
-    body.tube([hip, (hip + shoulder) / 2 + [0, 0.1 * waist, 0], shoulder], [1.05 * waist, waist, chest], "coat")
+        hip[1] += u(0, 0.2) * leg
+        shoulder[1] += u(0, 0.3) * leg
+    middle = (hip + shoulder) / 2 + [0, 0.1 * waist, 0]
+    body.tube([hip, middle, shoulder], [1.05 * waist, waist, chest], "coat")
 
+    stride = {"stand": 0.12, "graze": 0.2, "walk": 0.45, "run": 0.9}.get(pose, 0) * leg
     gallop = pick(rng, (-1, 1))      # all four legs stretched out, or gathered
     for end, fore, thick in ((shoulder, True, chest), (hip, False, waist)):
         for side in (-1, 1):
             x, y, z = end[0], end[1], 0.55 * side * thick
-            step = (u(0.5, 1) * gallop * (1 if fore else -1) if pose == "run" else u(-1, 1)) * _STRIDE[pose] * leg
-            lift = max(0.0, u(-1, 1)) * 0.6 * _STRIDE[pose] * leg
+            step = stride * (u(0.5, 1) * gallop * (1 if fore else -1) if pose == "run" else u(-1, 1))
+            lift = stride * 0.6 * max(0, u(-1, 1))
             foot = (x + step, lift + bone, z)
             if pose == "lie":
                 z *= 1.3
                 foot = (x + 0.7 * leg, bone, z)
-                points, radii = [(x, 0.7 * y, z), (x + 0.1 * leg, 1.2 * bone, z)], [(0.5 if fore else 0.8) * thick, 1.4 * bone]
+                points = [(x, 0.7 * y, z), (x + 0.1 * leg, 1.2 * bone, z)]
+                radii = [(0.5 if fore else 0.8) * thick, 1.4 * bone]
             elif pose == "sit" and not fore:
                 z *= 1.4
                 foot = (x + 0.75 * leg, bone, z)
@@ -115,8 +120,8 @@ def _quadruped(body, rng, pose, *, leg, length, chest, waist, bone, neck, throat
     if pose == "graze":
         rise, nod = u(-1.2, -0.7), u(-1.3, -0.8)
     poll = base + [neck * cos(rise), neck * sin(rise), 0]
-    body.tube([shoulder + [0.1 * chest, 0.15 * chest, 0], (base + poll) / 2, poll], [0.8 * chest, 1.15 * throat, throat],
-              "coat")
+    body.tube([shoulder + [0.1 * chest, 0.15 * chest, 0], (base + poll) / 2, poll],
+              [0.8 * chest, 1.15 * throat, throat], "coat")
     head = Head(body, poll, skull, nod, u(-0.5, 1))
     head.tube([(0, 0, 0)], 1, "coat")
     head.tube([(0.3, -0.1, 0), (muzzle, -0.3, 0)], [0.8, snout], "face")
@@ -156,7 +161,8 @@ def _cat(body, rng):
                       [(-0.1, 0.25), (-0.15, 0.5), (-0.35, 0.6)]))
     if pose in ("sit", "lie"):
         tail = [(-0.15, 0.06 - y), (0.05, 0.05 - y), (0.45, 0.05 - y)]
-    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.4 * (y < 0.3)) for dx, dy in tail]], [0.055, 0.05, 0.045, 0.04], "coat")
+    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.4 * (y < 0.3)) for dx, dy in tail]],
+              [0.055, 0.05, 0.045, 0.04], "coat")
     if rng.random() < 0.5:
         _markings(body, rng, "stripes", 5)
 
@@ -175,12 +181,14 @@ def _dog(body, rng):
     head.pair([(0.75, 0.3, 0.5)], 0.17, "eye")
     if rng.random() < 0.25:
         head.tube([(1.1, -0.6, 0), (1.2, -1, 0)], 0.2, "tongue")
-    tail = pick(rng, ([(-0.15, 0.2), (-0.15, 0.42)], [(-0.12, 0.2), (0.05, 0.3)], [(-0.2, -0.05), (-0.35, 0.05)]))
-    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.03) for dx, dy in tail]], [0.06, u(0.045, 0.08), 0.035], "coat")
+    tail = pick(rng, ([(-0.15, 0.2), (-0.15, 0.42)], [(-0.12, 0.2), (0.05, 0.3)],
+                      [(-0.2, -0.05), (-0.35, 0.05)]))
+    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.03) for dx, dy in tail]],
+              [0.06, u(0.045, 0.08), 0.035], "coat")
     if rng.random() < 0.3:
         _markings(body, rng, "patches", 3)
     if rng.random() < 0.25:
-        body.tube([head.centre - [0.03, 0.18, 0.06], head.centre - [0.03, 0.19, -0.06]], 0.06, "collar", lift=0.05)
+        body.tube([head.centre - [0.03, 0.18, 0.06], head.centre - [0.03, 0.19, -0.06]], 0.06, "collar", 0.05)
 
 
 def _deer(body, rng):
@@ -218,7 +226,8 @@ def _horse(body, rng):
         head.tube([(0.7, 0.65, 0), (2, 0.3, 0)], [0.2, 0.15], "pale", lift=0.02)
     head.tube([(0, 1, 0), (0.5, 0.9, 0.2)], [0.3, 0.12], "mane")
     poll, back, mane = head.centre, np.array([-0.07, 0.06, 0.02]), u(0.07, 0.11)
-    body.tube([poll + back, (poll + withers) / 2 + 1.2 * back, withers], [0.8 * mane, mane, 0.5 * mane], "mane")
+    body.tube([poll + back, (poll + withers) / 2 + 1.2 * back, withers],
+              [0.8 * mane, mane, 0.5 * mane], "mane")
     flow, drop = (0.35, 0) if pose == "run" else (u(0.05, 0.15), 0.15)
     body.tube([(x + 0.06, y, 0), (x - flow, y - drop, 0.03), (x - 1.3 * flow, y - u(0.35, 0.55), 0.03)],
               [0.05, 0.085, 0.03], "mane")
@@ -226,7 +235,7 @@ def _horse(body, rng):
         _markings(body, rng, "patches", 3)
 
 
-# ----------------------------------------------------------------------------------------------------- the others
+# ----------------------------------------------------------------------------------------------- the others
 
 def _bird(body, rng):
     u = rng.uniform
@@ -239,18 +248,20 @@ def _bird(body, rng):
     middle = np.array([0, legs + girth * (0.8 + 0.6 * max(along[1], 0)), 0])
     chest = middle + 0.22 * along
     body.tube([middle - 0.28 * along, middle, chest], [0.4 * girth, girth, 0.8 * girth], "coat")
-    body.tube([middle + [0.03, -0.25 * girth, 0], chest - [0, 0.1 * girth, 0]], [0.7 * girth, 0.6 * girth], "belly")
+    body.tube([middle + [0.03, -0.25 * girth, 0], chest - [0, 0.1 * girth, 0]],
+              [0.7 * girth, 0.6 * girth], "belly")
     body.tube([middle - 0.25 * along, middle - tail * along], [0.4 * girth, u(0.06, 0.13)], "wing")
 
     slim = pose == "wade" or (pose == "swim" and rng.random() < 0.5)
     neck, skull = (u(0.35, 0.55), u(0.1, 0.12)) if slim else (u(0.05, 0.16), u(0.13, 0.17))
-    poll = chest + ([0.1 + neck, 0.1 + 0.2 * neck, 0] if pose == "fly" else [0.1 + 0.3 * neck, 0.1 + 0.95 * neck, 0])
-    body.tube([chest, (chest + poll) / 2 + [0.04, 0, 0], poll], [0.6 * girth, (0.6 if slim else 1) * skull, 0.75 * skull],
-              "coat")
+    ahead, above = (1, 0.2) if pose == "fly" else (0.3, 0.95)
+    poll = chest + [0.1 + ahead * neck, 0.1 + above * neck, 0]
+    body.tube([chest, (chest + poll) / 2 + [0.04, 0, 0], poll],
+              [0.6 * girth, (0.6 if slim else 1) * skull, 0.75 * skull], "coat")
     head = Head(body, poll, skull, u(-0.3, 0.15), u(-0.4, 0.7))
     head.tube([(0, 0, 0)], 1, "face")
-    head.tube([(0.7, -0.1, 0), (u(2.2, 3.4) if slim else u(1.6, 2.3), -0.3, 0)], [0.42, 0.3 if pose == "swim" else 0.08],
-              "beak")
+    head.tube([(0.7, -0.1, 0), (u(2.2, 3.4) if slim else u(1.6, 2.3), -0.3, 0)],
+              [0.42, 0.3 if pose == "swim" else 0.08], "beak")
     head.pair([(0.45, 0.25, 0.75)], 0.22, "eye")
     if rng.random() < 0.2:
         head.tube([(0.1, 0.8, 0), (-0.7, 1.7, 0)], [0.35, 0.08], "wing")      # a crest
@@ -264,14 +275,15 @@ def _bird(body, rng):
                        middle + tip + [sweep, 0, 0]], [0.16, 0.17, 0.03], "wing")
             continue
         out = np.array([0, 0, side * girth])
-        body.tube([middle + 0.1 * along + 0.75 * out, middle - 0.15 * along + 0.7 * out, middle - 0.45 * along + 0.25 * out],
-                  [0.55 * girth, 0.5 * girth, 0.05], "wing")
+        body.tube([middle + 0.1 * along + 0.75 * out, middle - 0.15 * along + 0.7 * out,
+                   middle - 0.45 * along + 0.25 * out], [0.55 * girth, 0.5 * girth, 0.05], "wing")
         if pose != "swim":
             step, z = u(-0.08, 0.1), 0.08 * side
-            body.tube([(0, middle[1] - 0.6 * girth, z), (0.03 + step / 2, legs / 2, z), (step, 0, z)], 0.02, "leg")
+            hip = (0, middle[1] - 0.6 * girth, z)
+            body.tube([hip, (0.03 + step / 2, legs / 2, z), (step, 0, z)], 0.02, "leg")
             body.tube([(step - 0.06, 0, z), (step + 0.1, 0, z)], 0.018, "leg")
     if pose == "perch":
-        body.tube([(-1, u(-0.2, 0.1), 0), (0, -0.05, 0), (1, u(-0.2, 0.1), 0)], u(0.03, 0.06), "branch", lift=-0.1)
+        body.tube([(-1, u(-0.2, 0.1), 0), (0, -0.05, 0), (1, u(-0.2, 0.1), 0)], u(0.03, 0.06), "branch", -0.1)
 
 
 def _frog(body, rng):
@@ -284,8 +296,9 @@ def _frog(body, rng):
     body.tube([rump, (rump + chest) / 2 + [0, 0.04, 0], chest], [0.75 * girth, girth, girth], "coat")
     body.tube([chest + [0.02, -0.1, -0.08], chest + [0.02, -0.1, 0.08]], 0.8 * girth, "belly")
     head = Head(body, chest + [0.22, 0.08, 0], 0.2, u(-0.1, 0.35), u(-0.3, 0.4))
-    head.tube([(0, 0, -0.5), (0.45, -0.05, 0), (0, 0, 0.5)], [0.85, 0.75, 0.85], "coat")
-    head.tube([(0.1, -0.35, -0.5), (0.55, -0.35, 0), (0.1, -0.35, 0.5)], [0.6, 0.5, 0.6], "belly", lift=-0.001)
+    head.tube([(0, 0, -0.5), (0, 0, 0.5)], 0.85, "coat")
+    head.tube([(0, 0, 0), (0.5, -0.05, 0)], [0.85, 0.7], "coat")
+    head.tube([(0.1, -0.4, 0), (0.55, -0.35, 0)], [0.7, 0.5], "belly", lift=-0.001)
     head.pair([(0.05, -0.25, 1.2), (0.7, -0.2, 0.75), (1.1, -0.18, 0)], 0.06, "mouth")
     bulge = u(0.4, 0.52)
     head.pair([(-0.05, 0.75, 0.75)], bulge, "coat")
@@ -294,19 +307,18 @@ def _frog(body, rng):
     for side in (-1, 1):
         (x, y, _), (front, top, _) = rump, chest
         if body.airborne:
-            knee, ankle, toe, hand = ((x - 0.2, y - u(0, 0.15), 0.3), (x - 0.45, y - u(0.1, 0.3), 0.25), (x - 0.7, y - 0.35, 0.3),
-                                      (front + u(0.2, 0.4), top - u(0.2, 0.4), 0.3))
+            joints = ((x - 0.2, y - u(0, 0.15), 0.3), (x - 0.45, y - u(0.1, 0.3), 0.25),
+                      (x - 0.7, y - 0.35, 0.3), (front + u(0.2, 0.4), top - u(0.2, 0.4), 0.3))
         else:
-            knee, ankle, toe, hand = ((x + u(0.22, 0.32), y + u(0.02, 0.18), u(0.36, 0.46)), (x - 0.02, 0.06, 0.4),
-                                      (x + 0.35, 0.03, 0.5), (front + u(0.05, 0.2), 0.03, 0.27))
-        out = [1, 1, side]
-        knee, ankle, toe, hand = (np.multiply(joint, out) for joint in (knee, ankle, toe, hand))
+            joints = ((x + u(0.22, 0.32), y + u(0.02, 0.18), u(0.36, 0.46)), (x - 0.02, 0.06, 0.4),
+                      (x + 0.35, 0.03, 0.5), (front + u(0.05, 0.2), 0.03, 0.27))
+        knee, ankle, toe, hand = np.array(joints) * [1, 1, side]
         body.tube([(x, y, 0.16 * side), knee], [0.13, 0.1], "coat")
         body.tube([knee, ankle], [0.085, 0.05], "coat")
         body.tube([ankle, toe, toe + [0.1, 0, 0.06 * side]], [0.045, 0.04, 0.07], "coat")
         elbow = (front - 0.02, (top + hand[1]) / 2, 0.3 * side)
-        body.tube([(front, top - 0.05, 0.17 * side), elbow, hand, hand + [0.09, 0, 0.05 * side]], [0.08, 0.055, 0.035, 0.06],
-                  "coat")
+        body.tube([(front, top - 0.05, 0.17 * side), elbow, hand, hand + [0.09, 0, 0.05 * side]],
+                  [0.08, 0.055, 0.035, 0.06], "coat")
     if rng.random() < 0.5:
         _markings(body, rng, "spots", 4)
 

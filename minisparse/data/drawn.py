@@ -1,8 +1,8 @@
 """Drawn animals: a data set that needs no download.
 
-`animals.py` builds an animal from tubes in space. Here it is turned to the camera, painted over a scene as one polygon a
-tube, reduced with an area filter, and given light, blur and noise. A look says how to paint; the animals are the same in
-all of them, so that each look is a source of its own.
+`animals.py` builds an animal from tubes in space. Here it is turned to the camera, painted over a scene as
+one polygon a tube, reduced with an area filter, and given light, blur and noise. A style says how to paint;
+the animals are built alike in all styles, so a net that knows animals should know them in a new style, too.
 """
 
 from colorsys import hsv_to_rgb
@@ -20,34 +20,42 @@ OVERSAMPLE = 4          # drawn this much larger than asked for, then reduced
 BATCH = 240             # images finished at once: what a second-level cache holds
 
 
-# --------------------------------------------------------------------------------------------------------- colours
+# -------------------------------------------------------------------------------------------------- colours
 
 _FUR = {"black": (40, 37, 38), "white": (226, 222, 214), "grey": (128, 126, 124), "brown": (100, 68, 44),
         "chestnut": (138, 80, 46), "tan": (176, 138, 96), "cream": (212, 188, 148), "ginger": (198, 124, 60)}
-_FEATHERS = _FUR | {"blue": (58, 98, 168), "red": (186, 52, 44), "yellow": (222, 186, 60), "green": (80, 140, 70)}
+_FEATHERS = _FUR | {"blue": (58, 98, 168), "red": (186, 52, 44), "yellow": (222, 186, 60),
+                    "green": (80, 140, 70)}
 _SKIN = {"green": (92, 146, 52), "olive": (112, 116, 58), "moss": (62, 96, 46), "brown": (116, 86, 54),
          "lime": (150, 178, 60), "grey": (120, 118, 104)}
-_COATS = {"bird": _FEATHERS, "frog": _SKIN, "deer": {k: _FUR[k] for k in ("tan", "chestnut", "brown", "grey")}}
-_DETAILS = {"eye": (22, 18, 18), "iris": (196, 176, 60), "nose": (48, 36, 36), "mouth": (60, 48, 36), "hoof": (50, 42, 38),
-            "pale": (228, 218, 200), "horn": (150, 122, 88), "whisker": (235, 232, 226), "tongue": (206, 96, 104),
-            "collar": (190, 40, 44), "beak": (226, 160, 48), "leg": (196, 132, 64), "branch": (92, 72, 54)}
-_SCENES = (((170, 200, 226), (112, 140, 66), (66, 98, 46)), ((148, 160, 140), (92, 84, 56), (56, 72, 42)),
-           ((206, 206, 206), (220, 222, 226), (112, 116, 112)), ((196, 206, 216), (190, 164, 118), (128, 122, 74)),
-           ((120, 158, 180), (74, 112, 132), (82, 112, 66)), ((196, 184, 164), (140, 104, 74), (110, 90, 90)),
-           ((70, 92, 54), (88, 116, 52), (48, 74, 38)), ((150, 146, 142), (112, 110, 108), (84, 84, 88)))
+_HIDE = {name: _FUR[name] for name in ("tan", "chestnut", "brown", "grey")}
+_COATS = {"bird": _FEATHERS, "cat": _FUR, "deer": _HIDE, "dog": _FUR, "frog": _SKIN, "horse": _FUR}
+_DETAILS = {"eye": (22, 18, 18), "iris": (196, 176, 60), "nose": (48, 36, 36), "mouth": (60, 48, 36),
+            "hoof": (50, 42, 38), "pale": (228, 218, 200), "horn": (150, 122, 88), "whisker": (235, 232, 226),
+            "tongue": (206, 96, 104), "collar": (190, 40, 44), "beak": (226, 160, 48), "leg": (196, 132, 64),
+            "branch": (92, 72, 54)}
+_SCENES = (((170, 200, 226), (112, 140, 66), (66, 98, 46)),         # meadow: sky, land, plants
+           ((148, 160, 140), (92, 84, 56), (56, 72, 42)),           # wood
+           ((206, 206, 206), (220, 222, 226), (112, 116, 112)),     # snow
+           ((196, 206, 216), (190, 164, 118), (128, 122, 74)),      # sand
+           ((120, 158, 180), (74, 112, 132), (82, 112, 66)),        # water
+           ((196, 184, 164), (140, 104, 74), (110, 90, 90)),        # indoors
+           ((70, 92, 54), (88, 116, 52), (48, 74, 38)),             # hedge
+           ((150, 146, 142), (112, 110, 108), (84, 84, 88)))        # street
 
 
 def _coat(rng, name):
     """Natural colours of one animal: part -> rgb."""
-    coats = list(_COATS.get(name, _FUR).values())
+    coats = list(_COATS[name].values())
     coat, other = (rng.normal(pick(rng, coats), 5) + rng.normal(0, 16) for _ in range(2))
     dark, pale = 0.45 * coat, 0.45 * coat + (129, 125, 117)
     colours = {part: np.array(rgb, float) for part, rgb in _DETAILS.items()}
     if name == "bird" and rng.random() < 0.4:
         colours["beak"] = colours["leg"] = colours["hoof"]
-    return colours | {"coat": coat, "belly": pale, "face": coat if name == "deer" else pick(rng, (coat, pale, other)),
-                      "ear": pick(rng, (dark, coat, coat)), "mark": pale if name == "deer" else pick(rng, (dark, pale)),
-                      "wing": pick(rng, (dark, other, 0.8 * coat)), "mane": pick(rng, (dark, dark, pale, other))}
+    colours |= {"coat": coat, "belly": pale, "face": pick(rng, (coat, pale, other)),
+                "ear": pick(rng, (dark, coat, coat)), "mark": pick(rng, (dark, pale)),
+                "wing": pick(rng, (dark, other, 0.8 * coat)), "mane": pick(rng, (dark, dark, pale, other))}
+    return colours | {"face": coat, "mark": pale} if name == "deer" else colours
 
 
 def _outdoors(rng):
@@ -63,15 +71,22 @@ def _paper(rng):
 def _washed(rng, colours):
     wash = rng.uniform(0.1, 0.5)
     grey = {part: np.full(3, rgb.mean()) for part, rgb in colours.items()}
-    return grey | {part: 242 + wash * (grey[part] - 242) for part in grey if part not in ("eye", "nose", "mouth")}
+    pale = {part: 242 + wash * (rgb - 242) for part, rgb in grey.items()}
+    return pale | {part: grey[part] for part in ("eye", "nose", "mouth")}
+
+
+def _night(rng):
+    return [rgb * (0.3, 0.35, 0.5) for rgb in _outdoors(rng)]
 
 
 def _moonlit(rng, colours):
-    return {part: rgb * (0.5, 0.58, 0.72) + 12 for part, rgb in colours.items()} | {"iris": np.array([190, 220, 150])}
+    dim = {part: rgb * (0.62, 0.68, 0.8) + 12 for part, rgb in colours.items()}
+    return dim | {"iris": np.array([190, 220, 150])}
 
 
 def _bright(rng):
-    return [255 * np.array(hsv_to_rgb(rng.random(), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1))) for _ in range(3)]
+    u = rng.uniform
+    return [255 * np.array(hsv_to_rgb(u(0, 1), u(0.2, 0.6), u(0.6, 1))) for _ in range(3)]
 
 
 def _saturated(rng, colours):
@@ -95,14 +110,16 @@ class Look:
 
 _LOOKS = {
     "field": Look(),
-    "sketch": Look(_paper, _washed, shade=0, ink=0.55, blur=(0, 0.3), noise=(0, 5), grain=(0, 6), light=(0, 0.1), cast=0.03),
-    "night": Look(lambda rng: [rgb * (0.25, 0.3, 0.45) for rgb in _outdoors(rng)], _moonlit, noise=(5, 14), light=(0.1, 0.6)),
-    "poster": Look(_bright, _saturated, shade=0, blur=(0, 0.2), noise=(0, 2), grain=(0, 0), light=(0, 0), cast=0),
+    "sketch": Look(_paper, _washed, shade=0, ink=0.55, blur=(0, 0.3), noise=(0, 5), grain=(0, 6),
+                   light=(0, 0.1), cast=0.03),
+    "night": Look(_night, _moonlit, noise=(4, 12), light=(0.1, 0.6)),
+    "poster": Look(_bright, _saturated, shade=0, blur=(0, 0.2), noise=(0, 2), grain=(0, 0), light=(0, 0),
+                   cast=0),
 }
 STYLES = tuple(_LOOKS)          # the first to train and test on; the others are sources for validation alone
 
 
-# --------------------------------------------------------------------------------------------------------- drawing
+# -------------------------------------------------------------------------------------------------- drawing
 
 def _project(body, yaw, pitch, roll):
     """Centres (tubes, CURVE, 2), y downwards, radii (tubes, CURVE), and depths (tubes,), larger is nearer."""
@@ -146,8 +163,11 @@ def _draw_scene(pen, rng, side, sky, land, plant):
     pen.polygon((0, left, side / 2, middle, side, right, side, side, 0, side), fill=_rgb(land))
     for _ in range(int(u(0, 7))):
         x, w, y = u(0, side), side * u(0.03, 0.22), horizon + side * u(-0.15, 0.6)
-        box = (x, y - side * u(0.3, 0.9), x + 0.4 * w, y) if rng.random() < 0.35 else (x - w, y - u(0.3, 1.2) * w, x + w, y + w)
-        (pen.rectangle if box[0] == x else pen.ellipse)(box, fill=_rgb(pick(rng, (plant, plant, land, sky)), u(0.6, 1.3)))
+        fill = _rgb(pick(rng, (plant, plant, land, sky)), u(0.6, 1.3))
+        if rng.random() < 0.35:
+            pen.rectangle((x, y - side * u(0.3, 0.9), x + 0.4 * w, y), fill=fill)
+        else:
+            pen.ellipse((x - w, y - u(0.3, 1.2) * w, x + w, y + w), fill=fill)
 
 
 def _draw_occluders(pen, rng, side, plant, ground):
@@ -160,8 +180,8 @@ def _draw_occluders(pen, rng, side, plant, ground):
                      fill=_rgb(plant, u(0.8, 1.4)), width=side // 48)
     if rng.random() < 0.15:
         at, end = side * (rng.random() + np.array([0, rng.normal(0, 0.15)]))
-        pen.line((at, 0, end, side) if rng.random() < 0.5 else (0, at, side, end), fill=_rgb(plant, u(0.5, 1.3)),
-                 width=int(side * u(0.02, 0.07)))
+        pen.line((at, 0, end, side) if rng.random() < 0.5 else (0, at, side, end),
+                 fill=_rgb(plant, u(0.5, 1.3)), width=int(side * u(0.02, 0.07)))
 
 
 def _draw_one(rng, name, look, size):
@@ -173,10 +193,10 @@ def _draw_one(rng, name, look, size):
     colours = look.animal(rng, _coat(rng, name))
     sky, land, plant = look.scene(rng)
 
-    yaw = rng.normal(-0.25, 0.25) if rng.random() < 0.75 else u(-1.5, 0.6)      # at -pi/2 it faces us
+    yaw = rng.normal(-0.25, 0.25) if rng.random() < 0.75 else u(-1.5, 0.6)     # at -pi/2 it faces us
     centres, radii, depths = _project(body, yaw, u(0, 0.3), rng.normal(0, 0.05))
     centres[:, :, 0] *= pick(rng, (-1, 1))
-    inside = [colour != "branch" for colour in body.colours]                    # a branch may leave the picture
+    inside = [colour != "branch" for colour in body.colours]        # a branch may leave the picture
     low = (centres - radii[:, :, None])[inside].min(axis=(0, 1))
     high = (centres + radii[:, :, None])[inside].max(axis=(0, 1))
     scale = side * u(0.8, 1.1) / (high - low).max()
@@ -208,7 +228,7 @@ def _draw_one(rng, name, look, size):
     return np.asarray(image.reduce(OVERSAMPLE))
 
 
-# ---------------------------------------------------------------------------------------------------------- effects
+# -------------------------------------------------------------------------------------------------- effects
 
 @lru_cache(maxsize=None)
 def _interpolation(n, size):
@@ -219,7 +239,7 @@ def _interpolation(n, size):
 def _finish(images, dice, grain, noise, look):
     """Grain, light, blur, exposure, colour cast and noise, over a whole batch (n, 3, size, size) uint8.
 
-    dice (n, 9) in [0, 1), grain (n, k, k) and noise (n, 3, size, size) standard normal: the randomness of each image.
+    The randomness of each image: dice (n, 9) in [0, 1); grain (n, k, k) and noise (n, 3, size, size) normal.
     """
     def between(limits, k):
         return (limits[0] + (limits[1] - limits[0]) * dice[:, k])[:, None, None, None]
@@ -241,9 +261,10 @@ def _finish(images, dice, grain, noise, look):
 def draw(n_per_class, style="field", seed=0, size=32):
     """Draw `n_per_class` animals of each class: images uint8 (6 n, 3, size, size), labels int64 (6 n,).
 
-    The classes take turns: image k is of class k % 6. It depends on (seed, style, size, k) alone: a larger set begins with
-    the smaller one, and another seed gives other images. `style` is one of STYLES, the first for training and testing.
-    Raises ValueError for an unknown style, a negative n_per_class or seed, or a size below 8.
+    The classes take turns: image k is of class k % 6. It depends on (seed, style, size, k) alone: a larger
+    set begins with the smaller one, and another seed gives other images. `style` is one of STYLES, the first
+    for training and testing. Raises ValueError for an unknown style, a negative n_per_class or seed, or a size
+    below 8.
     """
     if style not in _LOOKS:
         raise ValueError(f"draw: style must be one of {', '.join(STYLES)}, found {style!r}")
