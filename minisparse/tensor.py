@@ -166,7 +166,8 @@ class Tensor:
             if tensor is not None:
                 tensor._accumulate(g, fresh=False)
             for t, grad in node.vjps(g):
-                receive(t, grad, fresh=not np.may_share_memory(grad, g))
+                # a broadcast view is not fresh: its elements share memory and cannot be written
+                receive(t, grad, fresh=grad.flags.writeable and not np.may_share_memory(grad, g))
             if not retain_graph:
                 node.edges = None
 
