@@ -305,6 +305,35 @@ def test_a_mask_set_between_backward_and_step(name, options):
         assert np.ndim(moment) == 0 or (moment[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("name, options", SOME_OPTIONS + [("Adam", dict(eps=0))])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")      # eps 0: 0 / 0 where pruned
+def test_zeros_stand_gradients_that_know_no_mask(name, options):
+    w, mask = Parameter(np.ones(6, np.float32)), np.arange(6) < 3
+    w.set_mask(mask)
+    optimizer = getattr(optim, name)([w], **options)
+    for _ in range(3):
+        w.grad = Tensor(np.where(np.arange(6) < 5, np.float32(1), 0))
+        optimizer.step()
+        assert (w.data[~mask] == 0).all() and np.isfinite(w.data).all()
+    w.set_mask(np.arange(6) < 4)
+    w.grad = Tensor(np.where(mask, np.float32(1), 0))
+    if "eps" not in options:
+        optimizer.step()
+        assert w.data[3] == 0      # grown with nothing left of what it saw while it was pruned
+
+
+def test_loading_moments_of_a_dense_run_into_a_masked_one():
+    dense, masked = make_params(), make_params()
+    source, optimizer = optim.Adam(dense), optim.Adam(masked)
+    mask = np.arange(30).reshape(6, 5) % 2 == 0
+    masked[0].set_mask(mask)
+    for o, params in ((source, dense), (optimizer, masked)):
+        follow(o, params, np.random.default_rng(0), 2)
+    optimizer.load_state_dict(source.state_dict())
+    follow(optimizer, masked, np.random.default_rng(1), 1)
+    assert (optimizer.state[masked[0]]["exp_avg"][~mask] == 0).all()
+
+
 def test_masked_training_is_training_of_the_kept_weights_alone():
     rng = np.random.default_rng(0)
     start, mask = rng.standard_normal((6, 5)), rng.random((6, 5)) < 0.4

@@ -10,7 +10,7 @@ class Adam(Optimizer):
         w -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
 
     weight_decay times w is added to the gradient (L2). amsgrad: the largest v so far takes v's place (Reddi et
-    al. 2018). State of a parameter: "step" t, "exp_avg" m, "exp_avg_sq" v, and with amsgrad "max_exp_avg_sq".
+    al. 2018). State of a parameter: "step" t, "exp_avg" m, "exp_avg_sq" v; with amsgrad "max_exp_avg_sq".
     """
 
     decoupled = False

@@ -153,9 +153,9 @@ class OneCycleLR(LRScheduler):
     """Up to max_lr and down again, once; momentum the other way (Smith and Topin, arXiv:1708.07120).
 
     The rate goes from max_lr / div_factor to max_lr in the first pct_start of total_steps (or epochs *
-    steps_per_epoch), then down to the first rate / final_div_factor. three_phase: first down to the first rate,
-    in as many steps as it went up. cycle_momentum: SGD's momentum, or Adam's first beta, goes from max_momentum
-    to base_momentum and back. max_lr, max_momentum, base_momentum: a number, or one for each
+    steps_per_epoch), then down to the first rate / final_div_factor. three_phase: before that, down to the
+    first rate in as many steps as it went up. cycle_momentum: SGD's momentum, or Adam's first beta, goes from
+    max_momentum to base_momentum and back. max_lr, max_momentum, base_momentum: a number, or one for each
     parameter group. anneal_strategy: "cos" or "linear". ValueError from step() when total_steps are over.
     """
 

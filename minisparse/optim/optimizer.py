@@ -112,18 +112,15 @@ class Optimizer:
         return loss
 
     def _follow_mask(self, p):
-        """Clear the moments where a new mask of p prunes (a mask is replaced, never changed).
-
-        They stay zero from then on: Parameter keeps the gradients zero there.
-        """
-        mask = getattr(p, "mask", None)
-        if mask is self._masks.get(p):
+        """Where p has a new mask (one is never changed), clear the moments of what it prunes or lets grow."""
+        before, mask = self._masks.get(p), getattr(p, "mask", None)
+        if mask is before:
             return
         self._masks[p] = mask
-        if mask is not None:
-            for value in self.state[p].values():
-                if isinstance(value, np.ndarray):
-                    np.copyto(value, 0, where=~mask)
+        kept = np.logical_and.reduce([m for m in (before, mask) if m is not None])
+        for value in self.state[p].values():
+            if isinstance(value, np.ndarray):
+                np.copyto(value, 0, where=~kept)
 
     def scratch(self, like, slot=0):
         """A work array of like's shape and dtype; one memory for each slot serves all parameters in turn."""
