@@ -11,15 +11,15 @@ from .tensor import Tensor
 def _reduce(losses, reduction, total=None):
     """The losses as reduced, and the map from the gradient of that back to the gradient of `losses`.
 
-    total: what "mean" divides by, the number of losses unless given. 0 / 0 is nan, as in torch.
+    total: what "mean" divides by, their number unless given. The mean of nothing is nan, with gradient 0.
     """
     if reduction == "none":
         return losses, lambda g: g
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {reduction!r}")
     divisor = losses.dtype.type((losses.size if total is None else total) if reduction == "mean" else 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 1 / divisor
+    scale = 1 / divisor if divisor else divisor
+    with np.errstate(invalid="ignore"):
         return losses.sum() / divisor, lambda g: np.broadcast_to(g * scale, losses.shape)
 
 
@@ -87,13 +87,14 @@ def cross_entropy(input, target, weight=None, *, ignore_index=-100, reduction="m
     w = _along(name, weight, input, axis)
     classes = input.shape[axis]
     if target.dtype.kind == "f" and target.shape == input.shape:
-        t, kept, total = target.data.astype(input.dtype), 1, None
+        t, kept, total = np.empty_like(input.data), 1, None     # input's memory order
+        t[...] = target.data
     else:
         t = _one_hot(name, input, target, axis, ignore_index)
         kept, total = t.sum(axis, keepdims=True), (w * t).sum()
-    q = w * t
     if label_smoothing:
-        q = (1 - label_smoothing) * q + label_smoothing / classes * w * kept
+        t = (1 - label_smoothing) * t + label_smoothing / classes * kept
+    q = w * t
 
     shifted = input.data - input.data.max(axis, keepdims=True)      # so that exp cannot overflow
     log_p = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
@@ -172,22 +173,25 @@ def l1_loss(input, target, *, reduction="mean"):
     return _of_difference("l1_loss", input, target, reduction, np.abs, np.sign)
 
 
+def _huber(name, input, target, reduction, delta, scale):
+    def function(d):
+        inside = np.minimum(np.abs(d), delta)
+        return scale * inside * (np.abs(d) - inside / 2)
+    return _of_difference(name, input, target, reduction, function,
+                          lambda d: scale * np.clip(d, -delta, delta))
+
+
 def huber_loss(input, target, *, reduction="mean", delta=1.0):
     """d^2 / 2 where |d| < delta, beyond it the tangent delta (|d| - delta / 2)."""
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
-
-    def function(d):
-        inside = np.minimum(np.abs(d), delta)
-        return inside * (np.abs(d) - inside / 2)
-    return _of_difference("huber_loss", input, target, reduction, function,
-                          lambda d: np.clip(d, -delta, delta))
+    return _huber("huber_loss", input, target, reduction, delta, 1)
 
 
 def smooth_l1_loss(input, target, *, reduction="mean", beta=1.0):
     """The Huber loss with delta = beta, divided by beta; |d| for beta = 0."""
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
-    if beta < 0:
+    if not beta > 0:
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
-    return huber_loss(input, target, reduction=reduction, delta=beta) * (1 / beta)
+    return _huber("smooth_l1_loss", input, target, reduction, beta, 1 / beta)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from ..creation import device
 from ..tensor import Tensor, no_grad
 
 IncompatibleKeys = collections.namedtuple("IncompatibleKeys", "missing_keys unexpected_keys")
@@ -153,8 +154,9 @@ class Module:
         return any([table.pop(name, self) is not self for table in tables])
 
     def _register(self, kind, table, name, value):
-        if "_parameters" not in self.__dict__:
-            raise AttributeError(f"cannot register {name!r} before Module.__init__() was called")
+        if table not in self.__dict__:
+            raise AttributeError(f"cannot register {name!r} before Module.__init__()")
+        table = self.__dict__[table]
         if not isinstance(name, str) or not name or "." in name:
             raise KeyError(f"the name of a part is a string, not empty, without dots; got {name!r}")
         if name not in table and hasattr(self, name):
@@ -166,15 +168,15 @@ class Module:
 
     def register_parameter(self, name, param):
         """Add a Parameter, or None for one that is absent (state_dict leaves it out)."""
-        self._register(Parameter, self._parameters, name, param)
+        self._register(Parameter, "_parameters", name, param)
 
     def register_buffer(self, name, tensor, persistent=True):
         """Add a tensor that is state but not trained; state_dict has it if persistent."""
-        self._register(Tensor, self._buffers, name, tensor)
+        self._register(Tensor, "_buffers", name, tensor)
         (self._not_persistent.discard if persistent else self._not_persistent.add)(name)
 
     def add_module(self, name, module):
-        self._register(Module, self._modules, name, module)
+        self._register(Module, "_modules", name, module)
 
     # --- the tree -----------------------------------------------------------------------------------------
     def named_modules(self, prefix="", remove_duplicate=True):
@@ -273,9 +275,15 @@ class Module:
             p.requires_grad_(requires_grad)
         return self
 
-    def to(self, dtype):
-        """Parameters and buffers that are floating point become `dtype`, in place. Returns self."""
-        dtype = np.dtype(dtype)
+    def to(self, target):
+        """Parameters and buffers that are floating point become the dtype `target`, in place. Returns self.
+
+        target may also be the device, "cpu", where everything is.
+        """
+        if isinstance(target, str):
+            device(target)
+            return self
+        dtype = np.dtype(target)
         if dtype.kind != "f":
             raise TypeError(f"to: a module takes floating point dtypes only, got {dtype}")
         with no_grad():
@@ -292,6 +300,9 @@ class Module:
 
     def double(self):
         return self.to(np.float64)
+
+    def cpu(self):
+        return self
 
     # --- state --------------------------------------------------------------------------------------------
     def _named_state(self):
