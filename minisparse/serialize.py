@@ -97,7 +97,7 @@ def load_file(path):
 def save(obj, path):
     """Write nested dicts and lists of tensors, arrays, numbers, strings and None, as torch.save would, to `path`.
 
-    The file is a safetensors file; the nesting is JSON in its metadata. Dict keys are kept as strings.
+    The file is a safetensors file; the nesting is JSON in its metadata. Dict keys come back as ints or strings.
     """
     tensors = {}
 
@@ -106,7 +106,7 @@ def save(obj, path):
             tensors[name] = value
             return {"tensor": name, "array": not isinstance(value, Tensor)}
         if isinstance(value, dict):
-            return {"dict": [[str(k), outline(v, f"{name}.{k}")] for k, v in value.items()]}
+            return {"dict": [[k if isinstance(k, int) else str(k), outline(v, f"{name}.{k}")] for k, v in value.items()]}
         if isinstance(value, (list, tuple)):
             return [outline(v, f"{name}.{i}") for i, v in enumerate(value)]
         if value is None or isinstance(value, (bool, int, float, str)):

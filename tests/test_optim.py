@@ -11,6 +11,7 @@ from minisparse import optim
 from minisparse.nn.module import Parameter
 from minisparse.nn.utils import clip_grad_norm_, clip_grad_value_
 from minisparse.optim import lr_scheduler
+from minisparse.serialize import load, save
 from minisparse.tensor import Tensor
 
 SGD_OPTIONS = [dict(lr=0.05, momentum=momentum, dampening=dampening, weight_decay=decay, nesterov=nesterov,
@@ -369,6 +370,27 @@ def test_a_resumed_run_gives_the_same_bits(name, options):
     optimizer.load_state_dict(saved)
     follow(optimizer, resumed, np.random.default_rng(2), 4)
     for a, b in zip(straight, resumed):
+        np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_a_run_resumed_from_a_file_gives_the_same_bits(tmp_path):
+    params, path = make_params(), tmp_path / "run.safetensors"
+    optimizer = optim.AdamW(params, amsgrad=True)
+    scheduler = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+    follow(optimizer, params, np.random.default_rng(1), 3)
+    scheduler.step()
+    save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, path)
+
+    resumed = [Parameter(p.data.copy()) for p in params]
+    other = optim.AdamW(resumed, lr=0.7)
+    other_scheduler = lr_scheduler.OneCycleLR(other, 0.3, total_steps=20)
+    state = load(path)
+    other.load_state_dict(state["optimizer"])
+    other_scheduler.load_state_dict(state["scheduler"])
+    for o, s, ps in ((optimizer, scheduler, params), (other, other_scheduler, resumed)):
+        s.step()
+        follow(o, ps, np.random.default_rng(2), 3)
+    for a, b in zip(params, resumed):
         np.testing.assert_array_equal(a.data, b.data)
 
 
