@@ -27,6 +27,8 @@ def _images(name, x):
         raise ValueError(f"{name}: expected images (N, C, H, W) or (C, H, W), got shape {x.shape}")
     if x.dtype.kind != "f":
         raise ValueError(f"{name}: expected floating point images, got {x.dtype}")
+    if 0 in x.shape[-3:]:
+        raise ValueError(f"{name}: expected images of at least one channel and pixel, got shape {x.shape}")
     return (x.data[None], True) if x.ndim == 3 else (x.data, False)
 
 
@@ -57,7 +59,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Ho = (H + 2 py - dy (kh - 1) - 1) // sy + 1. ValueError where the shapes do not fit.
     """
     images, single = _images("conv2d", x)
-    if weight.ndim != 4:
+    if weight.ndim != 4 or 0 in weight.shape:
         raise ValueError(f"conv2d: expected a weight (O, C/groups, kh, kw), got shape {weight.shape}")
     outputs, per_group, *kernel = weight.shape
     channels = images.shape[1]
@@ -73,6 +75,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     if padding == "same":
         if stride != (1, 1):
             raise ValueError(f"conv2d: padding='same' goes with stride 1, got {stride}")
+        if min(dilation) < 1:
+            raise ValueError(f"conv2d: dilation must be positive, got {dilation}")
         total = tuple(d * (k - 1) for k, d in zip(kernel, dilation))
         # an odd total has the one row or column more at the bottom or right
         geometry = (*kernel, 1, 1, total[0] // 2, total[1] // 2, *dilation, *images.shape[2:])
@@ -137,6 +141,8 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     padding = pair(padding, "padding")
     if any(2 * p > k for p, k in zip(padding, kernel)):
         raise ValueError(f"avg_pool2d: padding {padding} is more than half of the kernel {kernel}")
+    if divisor_override == 0:
+        raise ValueError("avg_pool2d: divisor_override must not be 0")
     *_, ho, wo = _geometry("avg_pool2d", images, kernel, stride, padding, ceil_mode=ceil_mode)
     rows, columns = (_window_means(n, k, s, p, size, count_include_pad, divisor_override)
                      for n, k, s, p, size in zip(images.shape[2:], kernel, stride, padding, (ho, wo)))
@@ -152,11 +158,12 @@ def adaptive_avg_pool2d(x, output_size):
     """
     images, single = _images("adaptive_avg_pool2d", x)
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(sizes) != 2 or not all(s is None or isinstance(s, int) and s > 0 for s in sizes):
+        raise ValueError(f"adaptive_avg_pool2d: output_size must be a positive int, None, or two of them, "
+                         f"got {output_size!r}")
     sides = []
-    for n, size in zip(images.shape[2:], sizes, strict=True):
+    for n, size in zip(images.shape[2:], sizes):
         size = n if size is None else size
-        if size < 1:
-            raise ValueError(f"adaptive_avg_pool2d: output_size must be positive, got {output_size}")
         i, at = np.arange(size)[:, None], np.arange(n)
         window = (at >= i * n // size) & (at < -(-(i + 1) * n // size))
         sides.append(window / window.sum(axis=1, keepdims=True))

@@ -18,7 +18,7 @@ TILE = 1 << 20          # numbers of a tile of columns: large enough for BLAS, s
 def _tiles(x, geometry, first, last):
     """Ranges of output pixels whose columns are about TILE numbers."""
     kh, kw = geometry[:2]
-    step = max(1, TILE // (x.shape[0] * kh * kw * x.shape[3]))
+    step = max(1, TILE // max(1, x.shape[0] * kh * kw * x.shape[3]))
     return [(i, min(i + step, last)) for i in range(first, last, step)]
 
 

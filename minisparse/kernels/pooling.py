@@ -1,4 +1,6 @@
 """Max pooling on batch-innermost images (C, H, W, N); geometry: see conv.py."""
+import numpy as np
+
 from ._jit import jit
 
 
@@ -6,7 +8,8 @@ from ._jit import jit
 def max_pool(x, geometry, out, taps):
     """out[c, y, x, n] = the largest number of the window, taps the first place ky kw + kx where it stands.
 
-    What lies outside the image counts as absent; NaN wins. Cost: kh kw comparisons a number, over runs of N.
+    What lies outside the image counts as absent (a window wholly outside, which dilation makes, gives minus
+    infinity and tap 0); NaN wins. Cost: kh kw comparisons a number, over runs of N.
     """
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
     channels, height, width, batch = x.shape
@@ -33,9 +36,12 @@ def max_pool(x, geometry, out, taps):
                         else:
                             for n in range(batch):
                                 v = run[n]
-                                better = v > best[n] or v != v
+                                better = v > best[n] or (v != v and best[n] == best[n])
                                 best[n] = v if better else best[n]
                                 tap[n] = at if better else tap[n]
+                if not seen:
+                    best[:] = -np.inf
+                    tap[:] = 0
 
 
 @jit()

@@ -20,3 +20,89 @@ def warp(images, index, maps, scale, offset, out):
             weight = np.prod(1 - np.abs(source - corner - [[y], [x]]), axis=0)
             total = total + weight * image[:, rows[corner[0] + y + reach], columns[corner[1] + x + reach]]
         out[..., b] = (scale[:, None] * total + offset[:, None]).reshape(C, H, W)
+
+
+def _sources(geometry, first, last, height, width):
+    """For output pixels first..last and the taps (ky, kx): which pixel y W + x of the image, and whether it is inside.
+
+    Two arrays (kh kw, last - first); geometry: see conv.py.
+    """
+    kh, kw, sy, sx, py, px, dy, dx, _, wo = geometry
+    pixel, tap = np.arange(first, last), np.arange(kh * kw)[:, None]
+    y = pixel // wo * sy + tap // kw * dy - py
+    x = pixel % wo * sx + tap % kw * dx - px
+    return y * width + x, (0 <= y) & (y < height) & (0 <= x) & (x < width)
+
+
+def im2col(x, geometry, first, last, columns):
+    """columns[(c, ky, kx), (p, n)] = x[c, y sy + ky dy - py, x sx + kx dx - px, n], zero outside the image.
+
+    Here: pixels taken from the flat image by their number, then zeros written over those that lie outside.
+    """
+    channels, height, width, batch = x.shape
+    source, inside = _sources(geometry, first, last, height, width)
+    columns = columns.reshape(channels, *source.shape, batch)
+    x.reshape(channels, height * width, batch).take(source, axis=1, mode="clip", out=columns)
+    columns[:, ~inside] = 0
+
+
+def col2im(columns, geometry, first, last, x):
+    """x[c, y sy + ky dy - py, x sx + kx dx - px, n] += columns[(c, ky, kx), (p, n)]: the transpose of im2col.
+
+    Here: one tap at a time, since no two output pixels see the same pixel of the image under the same tap.
+    """
+    channels, height, width, batch = x.shape
+    source, inside = _sources(geometry, first, last, height, width)
+    columns = columns.reshape(channels, *source.shape, batch)
+    flat = x.reshape(channels, height * width, batch)
+    for tap, (at, kept) in enumerate(zip(source, inside)):
+        flat[:, at[kept]] += columns[:, tap, kept]
+
+
+def max_pool(x, geometry, out, taps):
+    """out[c, y, x, n] = the largest number of the window, taps the first place ky kw + kx where it stands.
+
+    Here: np.argmax over all windows laid side by side; outside the image is minus infinity.
+    """
+    channels, height, width, batch = x.shape
+    pixels = out.shape[1] * out.shape[2]
+    source, inside = _sources(geometry, 0, pixels, height, width)
+    windows = x.reshape(channels, height * width, batch).take(source, axis=1, mode="clip")
+    windows[:, ~inside] = -np.inf
+    best = windows.argmax(axis=1)
+    out[...] = np.take_along_axis(windows, best[:, None], axis=1).reshape(out.shape)
+    # a window of nothing but minus infinities: the first that is no padding
+    padding = ~inside[best, np.arange(pixels)[:, None]]
+    taps[...] = np.where(padding, inside.argmax(axis=0)[:, None], best).reshape(out.shape)
+
+
+def max_pool_grad(g, taps, geometry, gx):
+    """gx[where the largest number stood] += g. Here: g in the columns of its taps, zeros elsewhere, and col2im."""
+    channels, ho, wo, batch = g.shape
+    chosen = taps[:, None] == np.arange(geometry[0] * geometry[1])[:, None, None, None]
+    col2im(np.where(chosen, g[:, None], 0), geometry, 0, ho * wo, gx)
+
+
+def moments(x, mean, variance):
+    """mean[c] and (biased) variance[c] of each row of x; here summed in double precision."""
+    mean[:] = x.mean(axis=1, dtype=np.float64)
+    variance[:] = x.var(axis=1, dtype=np.float64)
+
+
+def gradient_sums(g, x, mean, sum_g, sum_gx):
+    """sum_g[c] = sum of g, sum_gx[c] = sum of g (x - mean[c]), over each row; here in double precision."""
+    sum_g[:] = g.sum(axis=1, dtype=np.float64)
+    sum_gx[:] = np.einsum("cm,cm->c", g, x - mean[:, None], dtype=np.float64)
+
+
+def scale_shift(x, scale, shift, out):
+    """out = scale[c] x + shift[c]."""
+    np.multiply(x, scale[:, None], out=out)
+    out += shift[:, None]
+
+
+def combine(g, x, a, b, shift, out):
+    """out = a[c] g + b[c] x + shift[c]."""
+    np.multiply(g, a[:, None], out=out)
+    out += b[:, None] * x
+    out += shift[:, None]

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from .. import activations, conv, norm
+from .. import activations, conv, normalization
 from ..conv import pair
 from ..linear import linear
 from ..tensor import Tensor, no_grad
@@ -133,8 +133,8 @@ class _BatchNorm(Module):
             self.num_batches_tracked.data += 1
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
-        return norm.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                               self.training or not self.track_running_stats, momentum, self.eps)
+        return normalization.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                                        self.training or not self.track_running_stats, momentum, self.eps)
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
@@ -173,7 +173,7 @@ class LayerNorm(Module):
             init.zeros_(self.bias)
 
     def forward(self, x):
-        return norm.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return normalization.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self):
         return (f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "

@@ -12,18 +12,27 @@ def _by_channel(kernel, arrays, rows):
     parallel(lambda first, last: kernel(*(a[first:last] for a in arrays)), rows)
 
 
+def _same_dtype(name, x, *parameters):
+    for t in parameters:
+        if t is not None and t.dtype != x.dtype:
+            raise ValueError(f"{name}: x is {x.dtype}, weight or bias is {t.dtype}")
+
+
 def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     """y = (x - mean) / sqrt(var + eps) * weight + bias for each channel of x (N, C) or (N, C, ...).
 
     training: mean and biased variance of this batch, and running = (1 - momentum) running + momentum batch, with
     the unbiased variance, in place; otherwise the running statistics. Ioffe and Szegedy, arXiv:1502.03167.
     """
-    if x.ndim < 2 or x.dtype.kind != "f":
+    if x.ndim < 2 or x.dtype.kind != "f" or not x.shape[1]:
         raise ValueError(f"batch_norm: expected floating point (N, C) or (N, C, ...), got {x.dtype} {x.shape}")
     channels, dtype = x.shape[1], x.dtype
     for name, t in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if t is not None and t.shape != (channels,):
             raise ValueError(f"batch_norm: {name} has shape {t.shape}, x has {channels} channels (shape {x.shape})")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var go together, one of them is None")
+    _same_dtype("batch_norm", x, weight, bias)
     kernels = load("norm")
     xb = batch_last(x.data)
     rows = xb.reshape(channels, -1)
@@ -75,8 +84,12 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     Ba, Kiros and Hinton, arXiv:1607.06450.
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if x.dtype.kind != "f" or x.shape[x.ndim - len(shape):] != shape:
+    if x.dtype.kind != "f" or not shape or x.shape[-len(shape):] != shape:
         raise ValueError(f"layer_norm: normalized_shape {shape} does not end the shape of x {x.shape} ({x.dtype})")
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t.shape != shape:
+            raise ValueError(f"layer_norm: {name} has shape {t.shape}, normalized_shape is {shape}")
+    _same_dtype("layer_norm", x, weight, bias)
     axes, lead = tuple(range(-len(shape), 0)), tuple(range(x.ndim - len(shape)))
     centered = x.data - x.data.mean(axis=axes, keepdims=True)
     inverse = 1 / np.sqrt((centered * centered).mean(axis=axes, keepdims=True) + x.dtype.type(eps))
