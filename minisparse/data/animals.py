@@ -17,6 +17,7 @@ class Body:
     """The tubes of one animal: curves (CURVE, 4) of x, y, z and radius, and the names of their colours.
 
     A lift adds to a tube's nearness, so that it is drawn later than its place in space alone would have it.
+    An airborne animal throws no shadow at its feet.
     """
 
     def __init__(self):
@@ -159,9 +160,10 @@ def _cat(body, rng):
         head.pair([(0.8, -0.25, 0.3), (0.9, droop, 1.5)], 0.045, "whisker")
     tail = pick(rng, ([(-0.2, 0.05), (-0.3, 0.3), (-0.2, 0.6)], [(-0.25, -0.1), (-0.5, -0.05), (-0.7, 0.15)],
                       [(-0.1, 0.25), (-0.15, 0.5), (-0.35, 0.6)]))
-    if pose in ("sit", "lie"):
+    resting = pose in ("sit", "lie")
+    if resting:                        # the tail lies around the near side
         tail = [(-0.15, 0.06 - y), (0.05, 0.05 - y), (0.45, 0.05 - y)]
-    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.4 * (y < 0.3)) for dx, dy in tail]],
+    body.tube([(x + 0.1, y, 0), *[(x + dx, y + dy, 0.4 * resting) for dx, dy in tail]],
               [0.055, 0.05, 0.045, 0.04], "coat")
     if rng.random() < 0.5:
         _markings(body, rng, "stripes", 5)

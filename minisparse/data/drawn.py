@@ -216,13 +216,14 @@ def _draw_one(rng, name, look, size):
         angle = u(-2.6, -0.5)
         lit = centres + 0.25 * radii[:, :, None] * (cos(angle), sin(angle))
         layers.append((_outlines(lit, 0.7 * radii), 1 + 0.4 * look.shade))
-    outlines = _outlines(centres, radii + look.ink * OVERSAMPLE)
+    if look.ink:                                        # a wider one behind
+        outlines = _outlines(centres, radii + look.ink * OVERSAMPLE)
     gains = 1 + 0.25 * np.clip(depths - depths.mean(), -0.6, 0.2)
-    round_ = (radii.max(axis=1) > 0.012 * side) & (np.array(body.colours) != "mark")
+    rounded = (radii.max(axis=1) > 0.012 * side) & (np.array(body.colours) != "mark")
     for k in np.argsort(depths, kind="stable"):
         if look.ink:
             pen.polygon(outlines[k].ravel().tolist(), fill=(45, 45, 45))
-        for polygons, gain in layers if round_[k] else layers[:1]:
+        for polygons, gain in layers if rounded[k] else layers[:1]:
             pen.polygon(polygons[k].ravel().tolist(), fill=_rgb(colours[body.colours[k]], gain * gains[k]))
     _draw_occluders(pen, rng, side, plant, ground)
     return np.asarray(image.reduce(OVERSAMPLE))
@@ -263,8 +264,8 @@ def draw(n_per_class, style="field", seed=0, size=32):
 
     The classes take turns: image k is of class k % 6. It depends on (seed, style, size, k) alone: a larger
     set begins with the smaller one, and another seed gives other images. `style` is one of STYLES, the first
-    for training and testing. Raises ValueError for an unknown style, a negative n_per_class or seed, or a size
-    below 8.
+    for training and testing. Raises ValueError for an unknown style, a negative n_per_class or seed, or a
+    size below 8.
     """
     if style not in _LOOKS:
         raise ValueError(f"draw: style must be one of {', '.join(STYLES)}, found {style!r}")
