@@ -1,7 +1,7 @@
 """Two nets compared in figures and in words: the table of the report, and sentences that say what it shows.
 
-`results` is the dictionary that train_animals.py collects and report.json keeps. Every figure comes from it, except
-the article's, which stand in their own column.
+`results` is the dictionary that train_animals.py collects and report.json keeps. Every figure comes from it,
+except the article's, which stand in their own column.
 """
 import math
 from collections import namedtuple
@@ -18,7 +18,7 @@ DATA_SHARE = 0.05      # a data pipeline that takes more of the training time th
 
 Row = namedtuple("Row", "name dense sparse change article", defaults=("",) * 4)
 HEAD = Row("", *NETS, "sparse against dense", "article (its own data)")
-Finding = namedtuple("Finding", "topic verdict sentence")      # verdict: "worse", "better", "same"; "" for a remark
+Finding = namedtuple("Finding", "topic verdict sentence")    # verdict: worse, better, same; "" for a remark
 
 
 # Figures as text
@@ -52,7 +52,7 @@ def short(name, length):
 def standard_error(dense, sparse, n):
     """Binomial standard error of the difference of two accuracies, as if each had n images of its own.
 
-    Both nets see the same images, so their errors go together and the true standard error is, as a rule, smaller.
+    Both nets see the same images, so their errors go together and the true one is, as a rule, smaller.
     """
     return math.sqrt((dense * (1 - dense) + sparse * (1 - sparse)) / n)
 
@@ -60,7 +60,7 @@ def standard_error(dense, sparse, n):
 # The table
 
 def both(results, *path):
-    """results["nets"][net][path[0]][path[1]]... of the dense and of the sparse net, None where it is missing."""
+    """results["nets"][net][path[0]][path[1]]... of the dense and the sparse net, None where it is missing."""
     pair = [results["nets"][net] for net in NETS]
     for key in path:
         pair = [None if value is None else value.get(key) for value in pair]
@@ -82,7 +82,7 @@ def batch_sizes(results):
 
 
 def zero_counts(results):
-    """(name, zeros in the dense net, in the sparse net, weights) of each layer, and {kind: the same} in sum."""
+    """(name, zeros in the dense net, in the sparse net, weights) of each layer; {kind: the same summed}."""
     layers = [(b["name"], a["zeros"], b["zeros"], b["weights"]) for a, b in zip(*both(results, "layers"))]
     kinds = [layer["kind"] for layer in results["nets"]["sparse"]["layers"]]
     sums = {}
@@ -96,7 +96,7 @@ def zero_counts(results):
 def table(results, detail=1):
     """The rows of the report's table; a row with only a name is a heading.
 
-    detail 0: sums alone; 1: the test set class by class, and every layer; 2: external sets class by class too.
+    detail 0: sums alone; 1: the test set class by class, and every layer; 2: external sets by class too.
     """
     def shares(name, dense, sparse, article=""):
         return Row(name, percent(dense), percent(sparse), points(dense, sparse), article)
@@ -105,14 +105,15 @@ def table(results, detail=1):
         return Row(name, seconds(dense), seconds(sparse), faster(dense, sparse), article)
 
     rows = []
-    for name, title, path, n in image_sets(results):
+    for _, title, path, n in image_sets(results):
         present = present_classes(results, path)
         missing = len(results["data"]["classes"]) - len(present)
         mean = f"mean over {len(present)} classes" + (f" ({missing} not in this set)" if missing else "")
         rows += [Row(f"Accuracy on {title}, {n} images"),
-                 shares("overall", *both(results, *path, "accuracy"), ARTICLE["accuracy"] if name == "test" else ""),
+                 shares("overall", *both(results, *path, "accuracy"),
+                        ARTICLE["accuracy"] if path == ["test"] else ""),
                  shares(mean, *both(results, *path, "mean"))]
-        if detail > (name != "test"):
+        if detail > (path != ["test"]):
             rows += [shares(c, *both(results, *path, "per_class", c)) for c in present]
 
     whole = both(results, "training", "seconds")
@@ -133,16 +134,17 @@ def table(results, detail=1):
     rows += [Row("Model file"), Row("bytes", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"])]
 
     layers, sums = zero_counts(results)
-    rows += [Row("Zeros")] + [shares(name, a / n, b / n, ARTICLE[kind]) for kind, (name, a, b, n) in sums.items()]
+    rows.append(Row("Zeros"))
+    rows += [shares(name, a / n, b / n, ARTICLE[kind]) for kind, (name, a, b, n) in sums.items()]
     return rows + [shares(name, a / n, b / n) for name, a, b, n in layers if detail]
 
 
 def as_text(rows):
     """The table for a terminal."""
     rows = [HEAD] + [r._replace(name=("  " if r.dense else "") + short(r.name, 44)) for r in rows]
-    name, dense, sparse, change, _ = (max(map(len, column)) for column in zip(*rows))
-    return "\n".join(f"{r.name:{name}}  {r.dense:>{dense}}  {r.sparse:>{sparse}}  {r.change:{change}}  {r.article}"
-                     .rstrip() for r in rows)
+    a, b, c, d, _ = (max(map(len, column)) for column in zip(*rows))
+    return "\n".join(f"{r.name:{a}}  {r.dense:>{b}}  {r.sparse:>{c}}  {r.change:{d}}  {r.article}".rstrip()
+                     for r in rows)
 
 
 def as_markdown(rows):
@@ -168,30 +170,32 @@ def findings(results):
     whole = both(results, "training", "seconds")
     found.append(time_finding("training", *whole))
     during = [e["sparsity"] for e in results["nets"]["sparse"]["history"]]
-    found.append(Finding("schedule", "", "Zeros during training: "
-                         f"{percent(np.mean(during))} on average over the epochs, {percent(during[-1])} at the end; "
-                         "training can gain only from the former."))
+    found.append(Finding("schedule", "", f"Zeros during training: {percent(np.mean(during))} on average "
+                         f"over the epochs, {percent(during[-1])} at the end; training can gain "
+                         "from the former only."))
     for net, t in zip(NETS, whole):
         waited, worked = (results["nets"][net]["training"][key] / t for key in ("data_waited", "data_worked"))
         if max(waited, worked) > DATA_SHARE:
-            found.append(Finding("data", "", f"Data pipeline: over {percent(DATA_SHARE)} of the {net} net's training "
-                                 f"time, {percent(waited)} waiting for it, {percent(worked)} as its thread's CPU time."))
+            found.append(Finding("data", "", f"Data pipeline: over {percent(DATA_SHARE)} of the {net} net's "
+                                 f"training time: {percent(waited)} waiting for it, {percent(worked)} as CPU "
+                                 "time of its thread."))
     found += [time_finding(f"inference at batch {batch}", *both(results, "inference", batch))
               for batch in batch_sizes(results)]
     dense, sparse = both(results, "file_bytes")
     verdict = "better" if sparse < dense else "worse" if sparse > dense else "same"
     size = {"better": "smaller", "worse": "larger", "same": "as large"}[verdict]
-    return found + [Finding("model file", verdict, f"Model file: the sparse net's is {size}, {sparse:,} bytes "
-                            f"against {dense:,} ({sparse / dense:.2f} of the size).")]
+    return found + [Finding("model file", verdict, f"Model file: the sparse net's is {size}, "
+                            f"{sparse:,} bytes against {dense:,} ({sparse / dense:.2f} of the size).")]
 
 
 def accuracy_finding(name, where, dense, sparse, n):
     gap, error = 100 * (sparse - dense), 100 * standard_error(dense, sparse, n)
     word = "worse" if gap < 0 else "better"
     noise = abs(gap) <= 2 * error
+    how = f"{abs(gap):.1f} points {word}" if gap else "equal"
     return Finding(f"accuracy on {name}", "same" if noise else word,
-                   f"Accuracy on {where}: the sparse net is {f'{abs(gap):.1f} points {word}' if gap else 'equal'}, "
-                   f"{percent(sparse)} against {percent(dense)}; standard error of the difference {error:.1f} points: "
+                   f"Accuracy on {where}: the sparse net is {how}, {percent(sparse)} against "
+                   f"{percent(dense)}; standard error of the difference {error:.1f} points: "
                    f"{'within noise' if noise else 'more than noise'}.")
 
 

@@ -1,4 +1,4 @@
-"""The report of train_animals.py: report.md, report.json and pictures of a dense and a sparse net side by side."""
+"""The report of train_animals.py, a dense and a sparse net side by side: pictures, report.md, report.json."""
 import json
 import math
 import os
@@ -10,17 +10,19 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from comparison import (HEAD, NETS, TIE, as_markdown, as_text, both, findings, image_sets, percent, short, summary,
-                        table, zero_counts)
+from comparison import (HEAD, NETS, TIE, as_markdown, as_text, both, findings, image_sets, percent, short,
+                        summary, table, zero_counts)
 
 COLOUR = {"dense": "#0072B2", "sparse": "#D55E00"}      # of Okabe and Ito: told apart by the colour-blind
 INK, GREY, PALE = "#222222", "#777777", "#E4E4E4"
 STYLE = {"font.size": 9, "text.color": INK, "axes.labelcolor": GREY, "axes.edgecolor": "#BBBBBB",
          "xtick.color": GREY, "ytick.color": INK, "xtick.major.size": 0, "ytick.major.size": 0,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.titlelocation": "left",
-         "axes.titleweight": "bold", "axes.titlesize": 10.5, "axes.titlepad": 9, "legend.frameon": False,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+         "legend.frameon": False,
+         "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlesize": 10.5, "axes.titlepad": 9,
          "figure.constrained_layout.use": True, "figure.constrained_layout.w_pad": .12,
-         "figure.constrained_layout.h_pad": .1, "savefig.dpi": 150}
+         "figure.constrained_layout.h_pad": .1, "savefig.dpi": 150,
+         "savefig.bbox": "tight", "savefig.pad_inches": .15}
 
 
 # Panels: each draws on the axes it is given, so that the overview can use it too
@@ -30,7 +32,8 @@ def draw_curve(ax, results, measure):
     last = results["nets"]["sparse"]["history"][-1]
     steps_an_epoch = last["step"] / last["epoch"]
     for net, history, steps in zip(NETS, both(results, "history"), both(results, "steps")):
-        curve = {key: np.array([e[key] for e in history], float) for key in ("epoch", "loss", "accuracy", "held_out")}
+        curve = {key: np.array([e[key] for e in history], float)
+                 for key in ("epoch", "loss", "accuracy", "held_out")}
         style = {"color": COLOUR[net], "marker": "o" if len(history) < 3 else "", "ms": 4}
         if measure == "loss":
             step, loss = np.array(steps, float).reshape(-1, 2).T
@@ -53,10 +56,11 @@ def draw_curve(ax, results, measure):
 
 
 def curve_legend(figure, **where):
-    styles = {"held out": {"lw": 1.8}, "training, augmented": {"ls": "--"}, "zeros, conv": {"color": PALE, "lw": 7},
-              "zeros, fully connected": {"ls": ":"}}
+    styles = {"held out": {"lw": 1.8}, "training, augmented": {"ls": "--"},
+              "zeros, conv": {"color": PALE, "lw": 7}, "zeros, fully connected": {"ls": ":"}}
     handles = [Line2D([], [], color=COLOUR[net], lw=1.8, label=net) for net in NETS]
-    handles += [Line2D([], [], label=label, **{"color": GREY, "lw": 1.2, **style}) for label, style in styles.items()]
+    handles += [Line2D([], [], label=label, **{"color": GREY, "lw": 1.2, **style})
+                for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, columnspacing=1.3, **where)
 
 
@@ -67,7 +71,8 @@ def draw_zeros(ax, results, counts=True):
     ys = [i + .6 * (i >= len(layers)) for i in range(len(bars))]
     for y, (_, dense, zeros, weights) in zip(ys, bars):
         ax.barh(y, 100, height=.66, color="#F2F2F2")
-        ax.barh(y, 100 * zeros / weights, height=.66, color=COLOUR["sparse"], alpha=.8 if y > len(layers) else .55)
+        strength = .8 if y > len(layers) else .55
+        ax.barh(y, 100 * zeros / weights, height=.66, color=COLOUR["sparse"], alpha=strength)
         ax.plot([100 * dense / weights], [y], "|", color=COLOUR["dense"], ms=8, mew=2.5, clip_on=False)
         label = percent(zeros / weights) + (f"   {zeros:,} of {weights:,}" if counts else "")
         ax.text(102, y, label, va="center", fontsize=8)
@@ -103,7 +108,7 @@ def draw_confusion(ax, results, net):
     counts = np.array(results["nets"][net]["test"]["confusion"], float)
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cmap = LinearSegmentedColormap.from_list(net, ["white", COLOUR[net]])
-    ax.imshow(share, cmap=cmap, norm=PowerNorm(.5, 0, 100))       # the square root makes a few percent visible
+    ax.imshow(share, cmap=cmap, norm=PowerNorm(.5, 0, 100))       # the square root shows a few percent too
     for i, j in zip(*np.nonzero(counts)):
         ax.text(j, i, f"{share[i, j]:.1f}", ha="center", va="center", fontsize=8,
                 color="white" if share[i, j] > 35 else INK)
@@ -115,39 +120,46 @@ def draw_confusion(ax, results, net):
     ax.spines[:].set_visible(False)
 
 
-def draw_filters(ax, weights, mask, title, columns):
-    """First-layer filters, a column of tiles each: in colour if there are three channels, then channel by channel."""
-    weights = np.nan_to_num(np.asarray(weights, float))
+def draw_filters(ax, weights, mask, title, columns, rows):
+    """The first filters of a layer, a column of tiles each: in colour if RGB, then channel by channel.
+
+    As many filters and channels as fit into so many rows and columns of tiles.
+    """
+    rgb = weights.shape[1] == 3
+    blocks = -(-len(weights) // columns)             # rows of filters
+    blocks = min(blocks, max(1, rows // (weights.shape[1] + rgb)))
+    weights = np.nan_to_num(np.asarray(weights, float))[:columns * blocks, :rows]
     n, channels, k, _ = weights.shape
     largest = np.abs(weights).max((1, 2, 3), keepdims=True).clip(1e-12)
     tiles = list(matplotlib.colormaps["BrBG"](.5 + .5 * weights / largest.max())[..., :3].swapaxes(0, 1))
-    if channels == 3:
+    if rgb:
         tiles.insert(0, (.5 + .5 * weights / largest).transpose(0, 2, 3, 1))
-    cell, gap, blocks = 6, 3, -(-n // columns)       # pixels a weight, pixels between tiles, rows of filters
+    cell, gap = 6, 3                                 # pixels a weight, pixels between tiles
     side = k * cell + gap
     tall = len(tiles) * side + 2 * gap
     sheet, crosses = np.ones((blocks * tall, columns * side, 3)), []
     for row, i in np.ndindex(len(tiles), n):
         y, x = i // columns * tall + row * side, i % columns * side
         sheet[y:y + k * cell, x:x + k * cell] = tiles[row][i].repeat(cell, 0).repeat(cell, 1)
-        channel = row - (len(tiles) - channels)
+        channel = row - rgb
         if mask is not None and channel >= 0:
             crosses += [(x + (b + .5) * cell - .5, y + (a + .5) * cell - .5)
                         for a, b in np.argwhere(~mask[i, channel])]
     ax.imshow(sheet)
     ax.plot(*np.reshape(crosses, (-1, 2)).T, "x", color=INK, ms=2.2, mew=.6)
-    ax.set_yticks([block * tall + row * side + k * cell / 2 for block in range(blocks) for row in range(len(tiles))],
-                  (["RGB", "R", "G", "B"] if channels == 3 else [""] * channels) * blocks, fontsize=7, color=GREY)
+    names = ["RGB", "R", "G", "B"] if rgb else range(1, channels + 1)
+    places = [i * tall + row * side + k * cell / 2 for i in range(blocks) for row in range(len(tiles))]
+    ax.set_yticks(places, [str(name) for name in names] * blocks, fontsize=7, color=GREY)
     ax.set_xticks([])
     ax.set_title(title)
     ax.spines[:].set_visible(False)
 
 
 def draw_predictions(ax, results, examples, columns=10, rows=(2, 4)):
-    """Test images that the sparse net names rightly, then images that it does not, spread over the classes."""
+    """Test images that the sparse net names rightly, then some that it does not, spread over the classes."""
     classes, truth = results["data"]["classes"], np.asarray(examples["truth"])
     right = np.asarray(examples["sparse"]) == truth
-    nth = np.array([np.sum(truth[:i] == t) for i, t in enumerate(truth)])      # how many of its class came before
+    nth = np.array([np.sum(truth[:i] == t) for i, t in enumerate(truth)])     # how many of its class so far
     top = 0
     for word, chosen, height in zip(("right", "wrong"), (right, ~right), rows):
         ax.text(.05, top + .12, f"The sparse net is {word}", fontweight="bold", fontsize=10.5)
@@ -180,17 +192,16 @@ def draw_overview(figure, results, pictures):
     rows = [HEAD] + table(results, detail=0)
     for i, row in enumerate(rows):
         bold = "bold" if i == 0 or not row.dense else "normal"
-        for x, text, align in zip((.015, .45, .58, .61, .82), row, ("left", "right", "right", "left", "left")):
-            page.text(x if row.dense else 0, 1 - (i + .5) / len(rows), text.replace(", at", ",\nat"), ha=align,
-                      va="center", fontsize=8.5, fontweight=bold)
+        y = 1 - (i + .5) / len(rows)
+        for x, text, side in zip((.015, .45, .58, .61, .82), row, ("left", "right", "right", "left", "left")):
+            page.text(x if row.dense else 0, y, text.replace(", at", ",\nat"), ha=side, va="center",
+                      fontsize=8.5, fontweight=bold)
     left.text(.04, .03, short(results["command"], 130), fontsize=7.5, color=GREY)
     panels = right.subplots(2, 2)
     draw_curve(panels[0, 0], results, "accuracy")
     draw_accuracy(panels[0, 1], results, "Test accuracy, %", ["test"])
     draw_zeros(panels[1, 0], results, counts=False)
-    mask = pictures["mask"]
-    draw_filters(panels[1, 1], pictures["filters"]["sparse"][:24], mask if mask is None else mask[:24],
-                 "Sparse: filters", columns=8)
+    draw_filters(panels[1, 1], pictures["filters"]["sparse"], pictures["mask"], "Sparse: filters", 8, 8)
     curve_legend(right, fontsize=8)
 
 
@@ -225,18 +236,16 @@ def draw(results, pictures):
         draw_confusion(ax, results, net)
     yield "confusion.png", "Confusion on the test set: a row is a true class, a column an answer", figure
 
-    n, channels = min(64, len(pictures["filters"]["dense"])), pictures["filters"]["dense"].shape[1]
-    tiles = channels + (channels == 3)
-    figure = Figure(figsize=(13, .8 + 6 / 16 * -(-n // 16) * (tiles + .4)))
+    figure = Figure(figsize=(13, 7.2), layout="compressed")
     for ax, net, mask in zip(figure.subplots(1, 2), NETS, (None, pictures["mask"])):
-        draw_filters(ax, pictures["filters"][net][:n], mask, net.capitalize(), columns=16)
-    yield ("filters.png", "First-layer filters: brown below zero, green above; a cross where the mask holds a zero",
-           figure)
+        draw_filters(ax, pictures["filters"][net], mask, net.capitalize(), columns=16, rows=16)
+    yield ("filters.png", "Filters of the first masked layer: brown below zero, green above; crosses where "
+           "the mask holds a zero", figure)
 
     figure = Figure(figsize=(11, 11.3))
     draw_predictions(figure.subplots(), results, pictures["examples"])
-    yield ("predictions.png", "Test images: the truth above; below, the dense net's answer (blue) and the sparse "
-           "net's with its probability (orange); wrong answers bold", figure)
+    yield ("predictions.png", "Test images: the truth above; below, the dense net's answer (blue) and the "
+           "sparse net's with its probability (orange); wrong answers bold", figure)
 
 
 def as_page(results, found, captions):
@@ -249,13 +258,14 @@ def as_page(results, found, captions):
              f"{data['test']} for testing; classes {', '.join(data['classes'])}\n"
              f"- Machine: {listed['machine']}\n- Settings: {listed['settings']}",
              "## In words", "\n".join(f"- {line}" for line in summary(found) + [f.sentence for f in found]),
-             "Noise: two binomial standard errors of the difference, as if the nets had seen different images; they "
-             "saw the same ones, so the true error is as a rule smaller. "
+             "Noise: two binomial standard errors of the difference, as if the nets had seen different "
+             "images; they saw the same, so the true error is, as a rule, smaller. "
              f"Times within {percent(TIE)} of each other count as equal.",
              "## Table", as_markdown(table(results, detail=2)), "## Pictures"]
     parts += [f"![{caption}]({name})\n\n{caption}." for name, caption in captions.items()]
     if data["left_out"]:
-        parts += [f"## Left out: {len(data['left_out'])} images", "\n".join(f"- {line}" for line in data["left_out"])]
+        parts += [f"## Left out: {len(data['left_out'])} images",
+                  "\n".join(f"- {line}" for line in data["left_out"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -273,7 +283,7 @@ def plain(value):
 
 
 def replace(path, write):
-    """Write a file under a temporary name, then rename it: who looks sees the old file or the new one, whole."""
+    """Write a file under a temporary name, then rename it: readers see the old file or the new one, whole."""
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         write(file)
@@ -281,11 +291,12 @@ def replace(path, write):
 
 
 def write_report(out, results, pictures):
-    """Write report.md, report.json and the pictures into the folder `out`; return table and summary as plain text."""
+    """Write report.md, report.json and the pictures into folder `out`; return table and summary as text."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results, captions = plain(results), {}
-    replace(out / "report.json", lambda file: file.write(json.dumps(results, indent=1, allow_nan=False).encode()))
+    text = json.dumps(results, indent=1, allow_nan=False)
+    replace(out / "report.json", lambda file: file.write(text.encode()))
     with matplotlib.rc_context(STYLE):
         for name, captions[name], figure in draw(results, pictures):
             replace(out / name, lambda file: figure.savefig(file, format="png"))
