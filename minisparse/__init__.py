@@ -20,6 +20,7 @@ from .ops import (abs, add, all, allclose, amax, amin, any, argmax, argmin, bitw
                   logical_and, logical_not, logical_or, logical_xor, logsumexp, lt, matmul, max, maximum, mean, min,
                   minimum, mm, mul, mv, ne, neg, norm, outer, pow, prod, reciprocal, remainder, result_type, round,
                   rsqrt, sign, sin, sqrt, square, std, sub, sum, var, where)
+from .serialize import load, load_file, save, save_file
 from .shapes import (argsort, broadcast_to, cat, chunk, diag, flatten, flip, gather, index_select, masked_fill,
                      masked_select, narrow, nonzero, permute, repeat_interleave, reshape, roll, scatter, scatter_add,
                      select, sort, split, squeeze, stack, t, tile, topk, transpose, tril, triu, unbind, unflatten,
