@@ -18,7 +18,7 @@ def _reduce(losses, reduction, total=None):
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {reduction!r}")
     divisor = losses.dtype.type((losses.size if total is None else total) if reduction == "mean" else 1)
-    scale = 1 / divisor if divisor else divisor
+    scale = np.reciprocal(divisor) if divisor else divisor
     with np.errstate(invalid="ignore"):
         return losses.sum() / divisor, lambda g: np.broadcast_to(g * scale, losses.shape)
 
@@ -127,6 +127,15 @@ def _same_shape(name, input, target):
     return promote(input, target, floating=True)
 
 
+def _pairwise(name, input, target, reduction, losses, by_input, by_target):
+    """The reduced losses; by_input() and by_target() give their derivatives when they are needed."""
+    dtype = input.dtype     # numpy 1 makes a 0-d float32 times a number float64
+    value, spread = _reduce(np.asarray(losses, dtype), reduction)
+    return Tensor.from_op(name, value,
+                          (input, lambda g: np.asarray(spread(g) * by_input(), dtype)),
+                          (target, lambda g: np.asarray(spread(g) * by_target(), dtype)))
+
+
 def binary_cross_entropy_with_logits(input, target, weight=None, *, reduction="mean", pos_weight=None):
     """-weight (pos_weight t log(p) + (1 - t) log(1 - p)), with p = sigmoid(input) and t = target.
 
@@ -143,24 +152,17 @@ def binary_cross_entropy_with_logits(input, target, weight=None, *, reduction="m
     e = np.exp(-np.abs(x))      # of a negative number, so that it cannot overflow
     minus_log_p = np.log1p(e) - np.minimum(x, 0)
     factor = 1 + (positive - 1) * t
-    value, spread = _reduce(w * ((1 - t) * x + factor * minus_log_p), reduction)
-
-    def input_vjp(g):
-        return spread(g) * w * (1 - t - factor * np.where(x < 0, 1, e) / (1 + e))
-
-    def target_vjp(g):
-        return spread(g) * w * ((positive - 1) * minus_log_p - x)
-    return Tensor.from_op(name, value, (input, input_vjp), (target, target_vjp))
+    return _pairwise(name, input, target, reduction, w * ((1 - t) * x + factor * minus_log_p),
+                     lambda: w * (1 - t - factor * np.where(x < 0, 1, e) / (1 + e)),
+                     lambda: w * ((positive - 1) * minus_log_p - x))
 
 
 # --- regression: a function of d = input - target ---------------------------------------------------------
 def _of_difference(name, input, target, reduction, function, derivative):
     input, target = _same_shape(name, input, target)
     d = input.data - target.data
-    value, spread = _reduce(function(d), reduction)
-    return Tensor.from_op(name, value,
-                          (input, lambda g: spread(g) * derivative(d)),
-                          (target, lambda g: -spread(g) * derivative(d)))
+    return _pairwise(name, input, target, reduction, function(d),
+                     lambda: derivative(d), lambda: -derivative(d))
 
 
 def mse_loss(input, target, *, reduction="mean"):
