@@ -1,9 +1,7 @@
 """Activation functions, softmax and dropout."""
-import math
-
 import numpy as np
 
-from .kernels import memory
+from .kernels import load, memory, reference
 from .kernels.pool import parallel
 from .tensor import Tensor
 
@@ -11,18 +9,17 @@ CHUNK = 1 << 15     # numbers that are worked on at a time, so that intermediate
 
 
 def pointwise(function, *arrays):
-    """function(*chunks) -> chunk, over all numbers of the arrays, which have one shape; on the worker threads.
+    """function(*chunks, out=chunk) over all numbers of the arrays, which have one shape; on the worker threads.
 
     The result has the memory order of the first array.
     """
     out = memory.empty_like(arrays[0])
     order = np.argsort([-s for s in out.strides], kind="stable")
-    flat_out, *flats = (np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in (out, *arrays))
+    flats = [np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in (*arrays, out)]
 
     def work(first, last):
-        for chunk in range(first, last):
-            part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            flat_out[part] = function(*(a[part] for a in flats))
+        for start in range(first * CHUNK, min(last * CHUNK, out.size), CHUNK):
+            function(*(a[start:start + CHUNK] for a in flats))     # the last one is out
     parallel(work, -(-out.size // CHUNK))
     return out
 
@@ -35,8 +32,8 @@ def _floating(name, x):
 def _activation(name, x, function, derivative):
     """y = function(x); gradient g * derivative(x)."""
     _floating(name, x)
-    return Tensor.from_op(name, pointwise(function, x.data),
-                          (x, lambda g: pointwise(lambda a, b: b * derivative(a), x.data, g)))
+    return Tensor.from_op(name, pointwise(lambda a, out: np.copyto(out, function(a)), x.data),
+                          (x, lambda g: pointwise(lambda a, b, out: np.multiply(b, derivative(a), out=out), x.data, g)))
 
 
 def relu(x):
@@ -73,35 +70,14 @@ def tanh(x):
     return _activation("tanh", x, np.tanh, lambda a: 1 - np.tanh(a) ** 2)
 
 
-def _normal(a):
-    """(cdf, pdf) of the standard normal distribution.
-
-    float32: erf by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (error below 1.5e-7, which is
-    the rounding of float32), whose exponential the density shares; float64: the C library's erf.
-    """
-    e = np.exp(a * a * a.dtype.type(-0.5))
-    if a.dtype == np.float64:
-        tail = np.array([0.5 * math.erfc(abs(v) / math.sqrt(2)) for v in a.tolist()])
-    else:
-        t = 1 / (1 + np.abs(a) * a.dtype.type(0.3275911 / math.sqrt(2)))
-        tail = t * a.dtype.type(1.061405429)
-        for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-            tail += a.dtype.type(coefficient)
-            tail *= t
-        tail *= e
-        tail *= a.dtype.type(0.5)
-    return np.where(a > 0, 1 - tail, tail), e * a.dtype.type(1 / math.sqrt(2 * math.pi))
-
-
 def gelu(x, approximate="none"):
     """x Phi(x), Phi the normal distribution function (arXiv:1606.08415)."""
     if approximate != "none":
         raise NotImplementedError(f"gelu: approximate={approximate!r}")
-
-    def derivative(a):
-        cdf, pdf = _normal(a)
-        return cdf + a * pdf
-    return _activation("gelu", x, lambda a: a * _normal(a)[0], derivative)
+    _floating("gelu", x)
+    kernels = load("activation") if x.dtype == np.float32 else reference
+    return Tensor.from_op("gelu", pointwise(kernels.gelu, x.data),
+                          (x, lambda g: pointwise(kernels.gelu_grad, x.data, g)))
 
 
 def log_softmax(x, dim):
@@ -134,4 +110,5 @@ def dropout(x, p=0.5, training=True):
     order = np.argsort([-s for s in keep.strides], kind="stable")
     keep.transpose(order)[...] = generator().random(tuple(keep.shape[i] for i in order), np.float32) >= p
     keep /= x.dtype.type(max(1 - p, 1e-30))
-    return Tensor.from_op("dropout", x.data * keep, (x, lambda g: g * keep))
+    return Tensor.from_op("dropout", pointwise(np.multiply, x.data, keep),
+                          (x, lambda g: pointwise(np.multiply, keep, g)))

@@ -1,4 +1,6 @@
 """What every kernel means, in plain NumPy; same names and signatures as the Numba files."""
+import math
+
 import numpy as np
 
 
@@ -106,3 +108,33 @@ def combine(g, x, a, b, shift, out):
     np.multiply(g, a[:, None], out=out)
     out += b[:, None] * x
     out += shift[:, None]
+
+
+def normal(x):
+    """(distribution function, density) of the standard normal distribution.
+
+    float32: erf by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (error below 1.5e-7, which is
+    the rounding of float32), whose exponential the density shares; float64: the C library's erf.
+    """
+    e = np.exp(x * x * x.dtype.type(-0.5))
+    if x.dtype == np.float64:
+        tail = np.array([0.5 * math.erfc(abs(v) / math.sqrt(2)) for v in x.tolist()])
+    else:
+        t = 1 / (1 + np.abs(x) * x.dtype.type(0.3275911 / math.sqrt(2)))
+        tail = t * x.dtype.type(1.061405429)
+        for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+            tail += x.dtype.type(coefficient)
+            tail *= t
+        tail *= e * x.dtype.type(0.5)
+    return np.where(x > 0, 1 - tail, tail), e * x.dtype.type(1 / math.sqrt(2 * math.pi))
+
+
+def gelu(x, out):
+    """out = x Phi(x). x, out: (n,)."""
+    np.multiply(x, normal(x)[0], out=out)
+
+
+def gelu_grad(x, g, out):
+    """out = g (Phi(x) + x phi(x)). x, g, out: (n,)."""
+    cumulative, density = normal(x)
+    np.multiply(g, cumulative + x * density, out=out)
