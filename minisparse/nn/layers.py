@@ -134,7 +134,7 @@ class _BatchNorm(Module):
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
         return normalization.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                                        self.training or not self.track_running_stats, momentum, self.eps)
+                                        self.training, momentum, self.eps)
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
