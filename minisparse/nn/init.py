@@ -8,7 +8,7 @@ import numpy as np
 
 from ..creation import generator
 from ..tensor import no_grad
-from .module import Parameter
+from .parameter import Parameter
 
 
 def _fill(tensor, values):

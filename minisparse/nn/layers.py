@@ -8,7 +8,8 @@ from ..conv import pair
 from ..linear import linear
 from ..tensor import Tensor, no_grad
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter
 
 
 def _parameter(*shape):
@@ -321,3 +322,28 @@ class Dropout(_Elementwise):
 
     def extra_repr(self):
         return f"p={self.p}, inplace=False"
+
+
+# --- shape ------------------------------------------------------------------------------------------------
+class Flatten(Module):
+    """Dimensions start_dim to end_dim become one: (N, C, H, W) -> (N, C*H*W) by default."""
+
+    def __init__(self, start_dim=1, end_dim=-1):
+        super().__init__()
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x):
+        return x.flatten(self.start_dim, self.end_dim)
+
+    def extra_repr(self):
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Identity(Module):
+    """Returns its input. Takes and ignores any arguments, so that it can stand in for any layer."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def forward(self, x):
+        return x

@@ -1,0 +1,85 @@
+"""Parameter: the tensor that a layer trains, and that knows its mask."""
+import numpy as np
+
+from ..tensor import Tensor, no_grad
+
+
+def as_mask(mask, shape):
+    """mask as a new read-only C-contiguous bool array.
+
+    ValueError unless it has `shape` and holds bools, or 0 and 1.
+    """
+    mask = np.asarray(mask.data if isinstance(mask, Tensor) else mask)
+    if mask.shape != shape:
+        raise ValueError(f"the mask has shape {mask.shape}, the parameter {shape}")
+    if mask.dtype != bool:
+        wrong = (mask != 0) & (mask != 1)
+        if wrong.any():
+            raise ValueError(f"a mask holds bools or 0 and 1, this one has {mask[wrong][0]}")
+    mask = np.array(mask, dtype=bool, order="C")
+    mask.setflags(write=False)
+    return mask
+
+
+class Parameter(Tensor):
+    """A tensor that its Module trains: it requires grad, and may carry a mask of the weights that are kept.
+
+    data: a Tensor or an array, whose memory is shared. Under a mask the pruned weights are exactly 0.0, and
+    so is their gradient. With `keep_dense_grad = True` the gradient before masking is kept as well, in the
+    array `dense_grad`; like `grad` it adds up, and starts anew once `grad` is None.
+    """
+
+    __slots__ = ("_mask", "keep_dense_grad", "dense_grad")
+
+    def __init__(self, data, requires_grad=True):
+        if not isinstance(data, (Tensor, np.ndarray)):
+            raise TypeError(f"Parameter: expected a Tensor or an array, got {type(data).__name__}")
+        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        if isinstance(data, Tensor):
+            self._version = data._version
+        self._mask = self.dense_grad = None
+        self.keep_dense_grad = False
+
+    @property
+    def mask(self):
+        """None, or a read-only bool array, True where a weight is kept. A new mask is a new array object."""
+        return self._mask
+
+    def set_mask(self, mask):
+        """Keep the weights where mask is True, zero the others (and their gradient); None lifts the mask.
+
+        mask: bool or 0/1, of the parameter's shape; it is copied. ValueError otherwise.
+        """
+        self._mask = None if mask is None else as_mask(mask, self.shape)
+        self.apply_mask()
+        if self._mask is not None and self.grad is not None:
+            self.grad = Tensor(self._kept(self.grad.data))
+
+    def apply_mask(self):
+        """Zero the pruned weights again, after something changed all of them."""
+        if self._mask is not None:
+            with no_grad():
+                self.change()
+            np.copyto(self.data, 0, where=~self._mask)
+
+    def _kept(self, array):
+        # where, not a product: a pruned weight's infinite gradient has to become 0, not nan
+        return np.where(self._mask, array, array.dtype.type(0))
+
+    def _accumulate(self, grad, fresh):
+        if self.keep_dense_grad:
+            start = self.grad is None or self.dense_grad is None
+            self.dense_grad = np.copy(grad) if start else self.dense_grad + grad
+        if self._mask is not None:
+            grad, fresh = self._kept(grad), True
+        super()._accumulate(grad, fresh)
+
+    def __deepcopy__(self, memo):
+        out = super().__deepcopy__(memo)
+        out._mask = self._mask      # read-only, so it can be shared
+        out.keep_dense_grad = self.keep_dense_grad
+        out.dense_grad = None if self.dense_grad is None else np.copy(self.dense_grad)
+        return out
+
+    def __repr__(self):
+        return "Parameter containing:\n" + super().__repr__()
