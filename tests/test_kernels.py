@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-from minisparse.kernels import augment, conv, norm, pooling, reference  # noqa: E402
+from minisparse.kernels import activation, augment, conv, norm, pooling, reference  # noqa: E402
 
 DTYPES = np.float32, np.float64
-INNER = "_inside", "reflect", "mix"       # functions that kernels call
+INNER = "_inside", "reflect", "mix", "_exp", "_normal"      # functions that kernels call
 
 # (C, H, W, N), (kh, kw, sy, sx, py, px, dy, dx), output size where it does not follow from symmetric padding
 GEOMETRIES = {
@@ -164,8 +164,28 @@ def test_moments_of_numbers_far_from_zero():
         np.testing.assert_allclose(variance, x.astype(float).var(axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [0, 1, 37, 4001])
+def test_gelu_kernels(count):
+    x = np.linspace(-14, 14, count, dtype=np.float32)
+    g = np.random.default_rng(0).standard_normal(count).astype(np.float32)
+    for name, inputs in ("gelu", (x,)), ("gelu_grad", (x, g)):
+        (found,), (expected,) = (results(k, name, inputs, 1, count, np.float32) for k in (activation, reference))
+        (exact,) = results(reference, name, [a.astype(float) for a in inputs], 1, count, np.float64)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=3e-7)
+        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_gelu_kernels_of_numbers_that_are_none():
+    x = np.array([0, np.nan, np.inf, -100, 1e15, -1e-30], np.float32)
+    for kernels in activation, reference:
+        (y,) = results(kernels, "gelu", (x,), 1, x.shape, np.float32)
+        np.testing.assert_allclose(y, [0, np.nan, np.inf, 0, 1e15, -5e-31], rtol=1e-6, atol=1e-35)
+        (y,) = results(kernels, "gelu_grad", (x[[0, 1, 3, 4]], np.ones(4, np.float32)), 1, 4, np.float32)
+        np.testing.assert_allclose(y, [0.5, np.nan, 0, 1], rtol=1e-6, atol=1e-35)
+
+
 def test_each_kernel_has_a_twin_of_the_same_signature():
-    for module in augment, conv, norm, pooling:
+    for module in activation, augment, conv, norm, pooling:
         for name, kernel in vars(module).items():
             plain = getattr(kernel, "py_func", kernel)
             if inspect.isfunction(plain) and plain.__module__ == module.__name__ and name not in INNER:
