@@ -7,6 +7,7 @@ of what it is given, so values and gradients keep it too.
 import builtins
 import collections
 import functools
+import inspect
 import math
 import string
 
@@ -21,7 +22,7 @@ ValuesIndices = collections.namedtuple("ValuesIndices", "values indices")
 # --- what makes a function an operator --------------------------------------------------------------------
 def operator(function):
     """The function without numpy's warnings (inf and NaN are values, as in torch), and with torch's errors."""
-    known = function.__code__.co_varnames[:function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    known = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def checked(*args, **options):
@@ -435,7 +436,7 @@ def norm(a, p=2, dim=None, keepdim=False):
 def cumsum(a, dim):
     """Running sums along `dim`. Integers and bools sum in int64."""
     y = np.cumsum(a.data, axis=dim, dtype=np.int64 if a.dtype.kind in "biu" else a.dtype)
-    return Tensor.from_op("cumsum", y, (a, lambda g: np.flip(np.cumsum(np.flip(g, dim), axis=dim), dim)))
+    return Tensor.from_op("cumsum", y, (a, lambda g: np.copy(np.flip(np.cumsum(np.flip(g, dim), axis=dim), dim))))
 
 
 @method
@@ -507,19 +508,20 @@ def einsum(equation, *operands):
     inputs, output = explicit(equation.replace(" ", ""), [x.ndim for x in operands])
 
     def vjp(i):
-        own, shape = inputs[i], operands[i].shape
-        letters = "".join(dict.fromkeys(own))       # a letter that comes twice reads a diagonal
-        others = inputs[:i] + inputs[i + 1:]
-        known = "".join(x for x in letters if x in output or builtins.any(x in other for other in others))
+        own, others = inputs[i], inputs[:i] + inputs[i + 1:]
+        length = dict(zip(own, operands[i].shape))
+        letters = "".join(length)       # without repetition: a letter that comes twice reads a diagonal
+        known = [x for x in letters if x in output or builtins.any(x in other for other in others)]
 
         def product(g):
-            grad = np.einsum(",".join([output, *others]) + "->" + known, g, *arrays[:i], *arrays[i + 1:], optimize=True)
-            lengths = [shape[own.index(x)] for x in letters]
-            stretched = [1 if x not in known or n == 1 else n for x, n in zip(letters, lengths)]
-            full = np.zeros(shape, grad.dtype)
-            grad = unbroadcast(grad, tuple(shape[own.index(x)] for x in known)).reshape(stretched)
-            np.einsum(own + "->" + letters, full)[...] = grad
-            return full
+            grad = np.einsum(",".join([output, *others]) + "->" + "".join(known),
+                             g, *arrays[:i], *arrays[i + 1:], optimize=True)
+            stretched = tuple(axis for axis, x in enumerate(known) if length[x] == 1)
+            grad = np.expand_dims(grad.sum(axis=stretched, keepdims=True),
+                                  [axis for axis, x in enumerate(letters) if x not in known])
+            out = np.zeros(operands[i].shape, g.dtype)
+            np.einsum(own + "->" + letters, out)[...] = grad    # written through a view, with broadcasting
+            return out
         return product
     return Tensor.from_op("einsum", np.einsum(",".join(inputs) + "->" + output, *arrays, optimize=True),
                           *((x, vjp(i)) for i, x in enumerate(operands)))
@@ -562,8 +564,8 @@ def in_place(function):
         a.change()
         np.copyto(a.data, value.data, casting="unsafe")
         return a
-    setattr(Tensor, name, change)
-    return change
+    change.__name__ = name
+    return method(change)
 
 
 def augmented(function):
@@ -587,16 +589,12 @@ def comparison(function):
     return compare
 
 
-Tensor.__add__ = Tensor.__radd__ = add
-Tensor.__mul__ = Tensor.__rmul__ = mul
-for _name, _function in dict(sub=sub, truediv=div, floordiv=floor_divide, mod=remainder, pow=pow, matmul=matmul).items():
+for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "floordiv": floor_divide, "mod": remainder,
+                         "pow": pow, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}.items():
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", lambda a, b, function=_function: function(b, a))
-for _name, _function in {"and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}.items():
-    setattr(Tensor, f"__{_name}__", _function)
-    setattr(Tensor, f"__r{_name}__", _function)
-for _name, _function in dict(add=add, sub=sub, mul=mul, truediv=div, pow=pow).items():
     setattr(Tensor, f"__i{_name}__", augmented(_function))
+Tensor.__matmul__ = matmul
 for _function in (eq, ne, lt, le, gt, ge):
     setattr(Tensor, f"__{_function.__name__}__", comparison(_function))
 for _function in (clamp, clamp_min, clamp_max, abs, neg, exp, sqrt, round):

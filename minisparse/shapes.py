@@ -115,6 +115,8 @@ def expand_as(a, other):
 @operator
 def cat(tensors, dim=0):
     """The tensors one after the other along dim."""
+    if not tensors:
+        raise RuntimeError("cat: no tensors")
     tensors = promote(*tensors)
     dim = position(dim, tensors[0].ndim, "cat")
     ends = np.cumsum([x.shape[dim] for x in tensors if x.ndim])
@@ -128,6 +130,8 @@ def cat(tensors, dim=0):
 @operator
 def stack(tensors, dim=0):
     """Tensors of one shape along a new dimension."""
+    if len({x.shape for x in tensors}) > 1:
+        raise RuntimeError(f"stack: the shapes differ: {[x.shape for x in tensors]}")
     return cat([unsqueeze(x, dim) for x in tensors], dim)
 
 
@@ -267,7 +271,6 @@ def take(name, a, key, repeats):
     return Tensor.from_op(name, a.data[key], (a, vjp))
 
 
-@operator
 def getitem(a, key):
     """a[key]: numbers, slices, None, ..., bool masks, integer tensors and lists, with numpy's rules."""
     return take("index", a, *index_key(key))

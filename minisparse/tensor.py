@@ -156,25 +156,30 @@ class Tensor:
                 gradients[node.order] = gradients[node.order] + grad
 
         receive(self, gradient, fresh=False)
-        while heap:
-            order = -heapq.heappop(heap)
-            node, g = nodes.pop(order), gradients.pop(order)
-            if node.edges is None:
-                raise RuntimeError(f"{node.name}: backward through the same record a second time; "
-                                   f"pass retain_graph=True the first time")
-            tensor = node.retained and node.retained()
-            if tensor is not None:
-                tensor._accumulate(g, fresh=False)
-            for t, grad in node.vjps(g):
-                # a broadcast view is not fresh: its elements share memory and cannot be written
-                receive(t, grad, fresh=grad.flags.writeable and not np.may_share_memory(grad, g))
-            if not retain_graph:
-                node.edges = None
+        with np.errstate(all="ignore"):      # inf and NaN are values
+            while heap:
+                order = -heapq.heappop(heap)
+                node, g = nodes.pop(order), gradients.pop(order)
+                if node.edges is None:
+                    raise RuntimeError(f"{node.name}: backward through the same record a second time; "
+                                       f"pass retain_graph=True the first time")
+                tensor = node.retained and node.retained()
+                if tensor is not None:
+                    tensor._accumulate(g, fresh=False)
+                for t, grad in node.vjps(g):
+                    # a broadcast view is not fresh: its elements share memory and cannot be written
+                    receive(t, grad, fresh=grad.flags.writeable and not np.may_share_memory(grad, g))
+                if not retain_graph:
+                    node.edges = None
 
     def _accumulate(self, grad, fresh):
-        """grad += grad. An array that others may hold (not fresh) is copied first."""
+        """grad += grad. An array that others may hold (not fresh) is copied first, in the memory order of data."""
         if self.grad is None:
-            self.grad = Tensor(grad if fresh else np.copy(grad))
+            if not fresh:
+                own = np.empty_like(self.data)
+                own[...] = grad
+                grad = own
+            self.grad = Tensor(grad)
         else:
             self.grad = Tensor(self.grad.data + grad)
 
