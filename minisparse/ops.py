@@ -235,7 +235,7 @@ def where(condition, a=None, b=None):
     c = condition.data
     return Tensor.from_op("where", np.where(c, a.data, b.data),
                           (a, lambda g: unbroadcast(np.where(c, g, 0), a.shape)),
-                          (b, lambda g: unbroadcast(np.where(c, 0, g), b.shape)))
+                          (b, lambda g: unbroadcast(np.where(c, 0, g), b.shape)), (condition, None))
 
 
 # --- functions of one number ------------------------------------------------------------------------------
@@ -302,9 +302,10 @@ def axes(dim):
     return tuple(dim) or None if isinstance(dim, (tuple, list)) else dim
 
 
-def reduced(name, a, y, dim, keepdim, vjp):
+def reduced(name, a, y, dim, keepdim, vjp, *edges):
     """The result of a reduction. y and the g that vjp gets still have the reduced dimensions, of length 1."""
-    return Tensor.from_op(name, y if keepdim else y.squeeze(axis=axes(dim)), (a, lambda g: vjp(g.reshape(y.shape))))
+    value = y if keepdim else y.squeeze(axis=axes(dim))
+    return Tensor.from_op(name, value, (a, lambda g: vjp(g.reshape(y.shape))), *edges)
 
 
 @method
@@ -351,7 +352,7 @@ std = spread("std", np.sqrt, lambda y: np.where(y == 0, 0, 0.5 / y))
 
 
 def along(a, index, dim):
-    """The elements of a at index along dim, and the vjp of that where no element is taken twice."""
+    """(the elements of a at index along dim, the vjp of that where no element is taken twice)."""
     def vjp(g):
         grad = np.zeros_like(a.data)
         np.put_along_axis(grad, index, g, dim)
@@ -376,8 +377,8 @@ def largest(name, f, arg, pairwise):
             return spread_out(a)
         index = arg(a.data, axis=dim, keepdims=True)
         y, vjp = along(a, index, dim)
-        value = reduced(name, a, y, dim, keepdim, vjp)
-        return ValuesIndices(value, Tensor(index if keepdim else index.squeeze(axis=dim)))
+        indices = Tensor(index if keepdim else index.squeeze(axis=dim))
+        return ValuesIndices(reduced(name, a, y, dim, keepdim, vjp, (indices, None)), indices)
 
     def position(a, dim=None, keepdim=False):
         return Tensor(arg(a.data, axis=dim, keepdims=keepdim))

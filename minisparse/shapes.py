@@ -248,7 +248,8 @@ def pad(a, pad, mode="constant", value=0):
 def index_key(key):
     """(numpy's key for torch's, whether it may name one element twice)."""
     parts = key if isinstance(key, tuple) else (key,)
-    parts = [x.data if isinstance(x, Tensor) else np.asarray(x) if isinstance(x, list) else x for x in parts]
+    # index arrays are copied, so that a later change of them cannot make the gradient wrong
+    parts = [np.array(x) if isinstance(x, (Tensor, np.ndarray, list)) else x for x in parts]
     for x in parts:
         if isinstance(x, slice) and x.step is not None and x.step < 1:
             raise ValueError(f"slices with step {x.step} are not supported; use flip")
@@ -302,7 +303,7 @@ def mesh(name, a, dim, index):
         raise RuntimeError(f"{name}: the index must lie in [0, {a.shape[dim]}), it has numbers from "
                            f"{index.data.min()} to {index.data.max()}")
     key = list(np.ogrid[tuple(slice(n) for n in index.shape)])
-    key[dim] = index.data
+    key[dim] = np.copy(index.data)
     return tuple(key)
 
 
@@ -373,18 +374,22 @@ def order(a, dim, descending):
     return a.shape[dim] - 1 - np.flip(np.argsort(np.flip(a, dim), axis=dim, kind="stable"), dim)
 
 
+def ordered(name, a, index, dim):
+    value, vjp = along(a, index, dim)
+    indices = Tensor(index)
+    return ValuesIndices(Tensor.from_op(name, value, (a, vjp), (indices, None)), indices)
+
+
 @method
 def sort(a, dim=-1, descending=False, stable=True):
     """(values, indices) in order along dim; always stable."""
-    index = order(a.data, dim, descending)
-    value, vjp = along(a, index, dim)
-    return ValuesIndices(Tensor.from_op("sort", value, (a, vjp)), Tensor(index))
+    return ordered("sort", a, order(a.data, dim, descending), dim)
 
 
 @method
 def argsort(a, dim=-1, descending=False, stable=True):
     """The indices that sort along dim; always stable."""
-    return sort(a, dim, descending).indices
+    return Tensor(order(a.data, dim, descending))
 
 
 @method
@@ -392,9 +397,7 @@ def topk(a, k, dim=-1, largest=True, sorted=True):
     """(values, indices) of the k largest (or smallest) along dim, the extreme one first; at ties the first ones."""
     if not 0 <= k <= a.shape[dim]:
         raise RuntimeError(f"topk: k = {k} of a dimension of length {a.shape[dim]}")
-    index = np.take(order(a.data, dim, descending=largest), range(k), axis=dim)
-    value, vjp = along(a, index, dim)
-    return ValuesIndices(Tensor.from_op("topk", value, (a, vjp)), Tensor(index))
+    return ordered("topk", a, np.take(order(a.data, dim, descending=largest), range(k), axis=dim), dim)
 
 
 # --- matrices ---------------------------------------------------------------------------------------------
