@@ -25,7 +25,7 @@ def warp(images, index, maps, scale, offset, out):
 
 
 def _sources(geometry, first, last, height, width):
-    """For output pixels first..last and the taps (ky, kx): which pixel y W + x of the image, and whether it is inside.
+    """The pixel y W + x of the image under each tap of output pixels first..last, and whether it is inside.
 
     Two arrays (kh kw, last - first); geometry: see conv.py.
     """
