@@ -1,4 +1,4 @@
-"""Making tensors: from data, constant, random; and the conversions between dtypes. Everything is on the CPU."""
+"""Making tensors (from data, constant, random), filling them, and converting between dtypes."""
 import functools
 
 import numpy as np
@@ -123,47 +123,6 @@ def linspace(start, end, steps, dtype):
     return np.linspace(start, end, steps, dtype=dtype or float32)
 
 
-# --- like another tensor: its shape, dtype and memory order -----------------------------------------------
-@creator
-def zeros_like(a, dtype):
-    """Zeros."""
-    return np.zeros_like(a.data, dtype)
-
-
-@creator
-def ones_like(a, dtype):
-    """Ones."""
-    return np.ones_like(a.data, dtype)
-
-
-@creator
-def empty_like(a, dtype):
-    """Numbers of no meaning."""
-    return np.empty_like(a.data, dtype)
-
-
-@creator
-def full_like(a, fill_value, dtype):
-    """One number everywhere."""
-    return np.full_like(a.data, fill_value, dtype)
-
-
-@creator
-def rand_like(a, dtype, generator=None):
-    """rand, of the same bits whatever the memory order."""
-    out = np.empty_like(a.data, dtype)
-    out[...] = _or_global(generator).random(out.shape, out.dtype)
-    return out
-
-
-@creator
-def randn_like(a, dtype, generator=None):
-    """randn, of the same bits whatever the memory order."""
-    out = np.empty_like(a.data, dtype)
-    out[...] = _or_global(generator).standard_normal(out.shape, out.dtype)
-    return out
-
-
 # --- random -----------------------------------------------------------------------------------------------
 @creator
 def rand(*size, dtype, generator=None):
@@ -199,6 +158,22 @@ def normal(mean, std, size=None, dtype=None, generator=None):
     size = np.broadcast_shapes(mean.shape, std.shape) if size is None else size
     x = _or_global(generator).standard_normal(size, dtype or float32)
     return x * std + mean
+
+
+# --- like another tensor: its shape, dtype and memory order -----------------------------------------------
+def like(create):
+    def make(a, *args, dtype=None, **options):
+        out = create(a.shape, *args, dtype=dtype or a.dtype, **options)
+        ordered = np.empty_like(a.data, out.dtype)
+        ordered[...] = out.data
+        out.data = ordered
+        return out
+    make.__name__ = make.__qualname__ = create.__name__ + "_like"
+    make.__doc__ = f"{create.__name__} of a's shape, dtype and memory order."
+    return make
+
+
+zeros_like, ones_like, empty_like, full_like, rand_like, randn_like = map(like, (zeros, ones, empty, full, rand, randn))
 
 
 # --- methods: changes in place ----------------------------------------------------------------------------
@@ -267,12 +242,6 @@ def contiguous(a):
 
 
 @method
-def cpu(a):
-    """a itself."""
-    return a
-
-
-@method
 def element_size(a):
     """Bytes of one element."""
     return a.data.itemsize
@@ -284,6 +253,7 @@ def is_floating_point(a):
     return a.dtype.kind == "f"
 
 
+Tensor.cpu = contiguous
 Tensor.device = property(lambda a: "cpu", doc='"cpu"')
 for _name, _dtype in dict(float=float32, double=float64, int=int32, long=int64, bool=np.dtype(bool)).items():
     setattr(Tensor, _name, lambda a, dtype=_dtype: cast(a, dtype))

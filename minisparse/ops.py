@@ -1,34 +1,32 @@
-"""Arithmetic, elementwise functions, comparisons, reductions and matrix products on Tensors.
+"""Arithmetic, elementwise functions, comparisons, and changes in place.
 
 An operator is one function: the value first, then for each differentiable input its vector-Jacobian product
 (vjp), which takes g, the gradient of the result, to the gradient of that input. NumPy keeps the memory order
 of what it is given, so values and gradients keep it too.
 """
 import builtins
-import collections
 import functools
 import inspect
 import math
-import string
 
 import numpy as np
 
 from .tensor import Tensor, is_grad_enabled
 
 CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}     # of a dtype's kind: bool < integer < float
-ValuesIndices = collections.namedtuple("ValuesIndices", "values indices")
+NUMBERS = (bool, int, float, np.generic)
 
 
 # --- what makes a function an operator --------------------------------------------------------------------
 def operator(function):
-    """The function without numpy's warnings (inf and NaN are values, as in torch), and with torch's errors."""
+    """The function without numpy's warnings (as in torch inf and NaN are values), and with torch's errors."""
     known = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def checked(*args, **options):
         for option in options:
             if option not in known:
-                raise NotImplementedError(f"{function.__name__}: no option {option!r} (there are {', '.join(known)})")
+                raise NotImplementedError(f"{function.__name__}: no option {option!r}, only {', '.join(known)}")
         try:
             with np.errstate(all="ignore"):
                 return function(*args, **options)
@@ -53,15 +51,26 @@ def named(name, function, doc):
     return method(function)
 
 
+class LeftOut(NotImplementedError, AttributeError):
+    """A name of torch's that does not exist here: not implemented, and absent for hasattr."""
+
+
+def left_out(tensor, name):
+    raise LeftOut(f"Tensor has no attribute {name!r}")
+
+
+Tensor.__getattr__ = left_out
+
+
 def result_type(*operands):
-    """torch's rule: the widest category (bool < int < float) wins; within it arrays rule over 0-d over numbers."""
+    """torch's rule: the widest category (bool < int < float) wins; in it arrays rule over 0-d, 0-d over numbers."""
     ranked = []
     for x in operands:
         if isinstance(x, (Tensor, np.ndarray)):
             ranked.append((CATEGORY[x.dtype.kind], 2 if x.ndim else 1, x.dtype))
         elif isinstance(x, (complex, np.complexfloating)):
             raise NotImplementedError(f"complex numbers are not supported, got {x!r}")
-        elif isinstance(x, (bool, int, float, np.generic)):
+        elif isinstance(x, NUMBERS):
             category = CATEGORY[np.asarray(x).dtype.kind]
             ranked.append((category, 0, np.dtype((np.bool_, np.int64, np.float32)[category])))
         else:
@@ -176,10 +185,12 @@ def pow(a, b):
     y = a.data ** exponent
 
     def base(g):
-        return unbroadcast(g * np.where(b.data == 0, 0, exponent * a.data ** (exponent - 1)), a.shape)
+        slope = exponent * a.data ** (exponent - 1)
+        return unbroadcast(g * np.where(b.data == 0, 0, slope), a.shape)
 
     def power(g):
-        return unbroadcast(g * np.where((a.data == 0) & (b.data >= 0), 0, y * np.log(a.data)), b.shape)
+        slope = y * np.log(a.data)
+        return unbroadcast(g * np.where((a.data == 0) & (b.data >= 0), 0, slope), b.shape)
     return Tensor.from_op("pow", y, (a, base), (b, power))
 
 
@@ -188,9 +199,9 @@ def extremum(name, f):
         a, b = promote(a, b)
         y = f(a.data, b.data)
 
-        def vjp(x):
-            return lambda g: unbroadcast(np.where(a.data == b.data, g / 2, g * (x.data == y)), x.shape)
-        return Tensor.from_op(name, y, (a, vjp(a)), (b, vjp(b)))
+        def share(g, x):
+            return unbroadcast(np.where(a.data == b.data, g / 2, g * (x.data == y)), x.shape)
+        return Tensor.from_op(name, y, (a, lambda g: share(g, a)), (b, lambda g: share(g, b)))
     return named(name, function, f"The {name} of a and b, elementwise; where they tie, each gets half of g.")
 
 
@@ -203,13 +214,17 @@ def clamp(a, min=None, max=None):
     """a limited to [min, max], numbers or tensors. At the bounds themselves the gradient passes to a."""
     if min is None and max is None:
         raise RuntimeError("clamp: give min, max or both")
-    sides = [side for side in ((min, np.maximum, np.less), (max, np.minimum, np.greater)) if side[0] is not None]
+    sides = [(min, np.maximum, np.less), (max, np.minimum, np.greater)]
+    sides = [side for side in sides if side[0] is not None]
     a, *bounds = promote(a, *(side[0] for side in sides))
-    y, edges = a.data, []
-    for bound, (_, limit, outside) in zip(bounds, sides):
+    y = a.data
+    for bound, (_, limit, _) in zip(bounds, sides):
         y = limit(y, bound.data)
-        edges.append((bound, lambda g, b=bound, outside=outside: unbroadcast(g * outside(a.data, b.data), b.shape)))
-    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(g * (y == a.data), a.shape)), *edges)
+
+    def vjp(bound, beyond):
+        return lambda g: unbroadcast(g * beyond(a.data, bound.data), bound.shape)
+    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(g * (y == a.data), a.shape)),
+                          *((bound, vjp(bound, beyond)) for bound, (_, _, beyond) in zip(bounds, sides)))
 
 
 @method
@@ -226,7 +241,7 @@ def clamp_max(a, max):
 
 @operator
 def where(condition, a=None, b=None):
-    """a where the bool tensor `condition` holds, b elsewhere; with the condition alone, the indices where it holds."""
+    """a where the bool tensor `condition` holds, else b; with the condition alone the indices where it holds."""
     if condition.dtype != np.bool_:
         raise RuntimeError(f"where: the condition must be a bool tensor, it is {condition.dtype}")
     if a is None and b is None:
@@ -270,8 +285,9 @@ round = elementwise("round", np.round, lambda x, y: 0, floating=False)
 
 # --- comparisons and logic: no gradients ------------------------------------------------------------------
 def plain(name, f):
-    return named(name, lambda *operands: Tensor(f(*(x.data for x in promote(*operands)))),
-                 f"numpy.{f.__name__} of each element (of two tensors: with broadcasting). It has no gradient.")
+    def function(*operands):
+        return Tensor(f(*(x.data for x in promote(*operands))))
+    return named(name, function, f"numpy.{f.__name__}, elementwise with broadcasting. No gradient.")
 
 
 eq, ne = plain("eq", np.equal), plain("ne", np.not_equal)
@@ -296,264 +312,17 @@ def allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
     return np.allclose(a.data, b.data, rtol, atol, equal_nan)
 
 
-# --- reductions -------------------------------------------------------------------------------------------
-def axes(dim):
-    """numpy's `axis` for torch's `dim`, where an empty list means all dimensions."""
-    return tuple(dim) or None if isinstance(dim, (tuple, list)) else dim
-
-
-def reduced(name, a, y, dim, keepdim, vjp, *edges):
-    """The result of a reduction. y and the g that vjp gets still have the reduced dimensions, of length 1."""
-    value = y if keepdim else y.squeeze(axis=axes(dim))
-    return Tensor.from_op(name, value, (a, lambda g: vjp(g.reshape(y.shape))), *edges)
-
-
-@method
-def sum(a, dim=None, keepdim=False, dtype=None):
-    """The sum over the dimensions `dim` (an int, several, or None for all). Integers and bools sum in int64."""
-    a = cast(a, dtype or (np.int64 if a.dtype.kind in "biu" else a.dtype))
-    y = a.data.sum(axis=axes(dim), keepdims=True)
-    return reduced("sum", a, y, dim, keepdim, lambda g: np.broadcast_to(g, a.shape))
-
-
-def center(name, a, dim):
-    """(mean over dim with the dimensions kept, number of elements in each mean)."""
-    if a.dtype.kind != "f":
-        raise RuntimeError(f"{name}: expected a floating point tensor, got {a.dtype}")
-    total = a.data.sum(axis=axes(dim), keepdims=True)
-    count = a.data.size // builtins.max(total.size, 1)
-    return total / count if count else np.full_like(total, np.nan), count
-
-
-@method
-def mean(a, dim=None, keepdim=False, dtype=None):
-    """The mean over the dimensions `dim`."""
-    a = cast(a, dtype or a.dtype)
-    y, count = center("mean", a, dim)
-    return reduced("mean", a, y, dim, keepdim, lambda g: np.broadcast_to(g / count, a.shape))
-
-
-def spread(name, f, slope):
-    """var or std: y = f(variance), with dy / d variance = slope(y)."""
-    def function(a, dim=None, unbiased=None, keepdim=False, correction=1):
-        if isinstance(dim, bool):       # torch allows x.var(False)
-            dim, unbiased = None, dim
-        if unbiased is not None:
-            correction = int(unbiased)
-        mean, count = center(name, a, dim)
-        freedom = np.asarray(builtins.max(count - correction, 0), a.dtype)
-        y = f(np.square(a.data - mean).sum(axis=axes(dim), keepdims=True) / freedom)
-        return reduced(name, a, y, dim, keepdim, lambda g: g * slope(y) * 2 / freedom * (a.data - mean))
-    return named(name, function, f"The {name} over `dim`: squares are divided by n - correction (unbiased: n - 1).")
-
-
-var = spread("var", lambda v: v, lambda y: 1)
-std = spread("std", np.sqrt, lambda y: np.where(y == 0, 0, 0.5 / y))
-
-
-def along(a, index, dim):
-    """(the elements of a at index along dim, the vjp of that where no element is taken twice)."""
-    def vjp(g):
-        grad = np.zeros_like(a.data)
-        np.put_along_axis(grad, index, g, dim)
-        return grad
-    return np.take_along_axis(a.data, index, dim), vjp
-
-
-def largest(name, f, arg, pairwise):
-    """(amax, max, argmax), or the same for the smallest."""
-    def spread_out(a, dim=None, keepdim=False):
-        y = f(a.data, axis=axes(dim), keepdims=True)
-
-        def vjp(g):
-            ties = (a.data == y).astype(a.dtype)
-            return g / ties.sum(axis=axes(dim), keepdims=True) * ties
-        return reduced("a" + name, a, y, dim, keepdim, vjp)
-
-    def indexed(a, dim=None, keepdim=False):
-        if isinstance(dim, Tensor):
-            return pairwise(a, dim)
-        if dim is None:
-            return spread_out(a)
-        index = arg(a.data, axis=dim, keepdims=True)
-        y, vjp = along(a, index, dim)
-        indices = Tensor(index if keepdim else index.squeeze(axis=dim))
-        return ValuesIndices(reduced(name, a, y, dim, keepdim, vjp, (indices, None)), indices)
-
-    def position(a, dim=None, keepdim=False):
-        return Tensor(arg(a.data, axis=dim, keepdims=keepdim))
-    return (named("a" + name, spread_out, f"The {name} over `dim`; ties share the gradient evenly."),
-            named(name, indexed, f"Without dim the {name} of all (ties share the gradient); with dim (values, indices) "
-                                 f"along it; with a tensor, elementwise."),
-            named("arg" + name, position, f"Where the {name} is, the first one at ties (dim None: in the flat tensor)."))
-
-
-amax, max, argmax = largest("max", np.max, np.argmax, maximum)
-amin, min, argmin = largest("min", np.min, np.argmin, minimum)
-
-
-@method
-def prod(a, dim=None, keepdim=False):
-    """The product over one dimension, or over all."""
-    y = a.data.prod(axis=dim, keepdims=True)
-
-    def vjp(g):     # each factor times the product of those before it and of those after it: no division by zeros
-        x = a.data.reshape(1, -1) if dim is None else np.moveaxis(a.data, dim, -1)
-        one = np.ones_like(x[..., :1])
-        before = np.cumprod(np.concatenate([one, x[..., :-1]], -1), -1)
-        after = np.cumprod(np.concatenate([one, x[..., :0:-1]], -1), -1)[..., ::-1]
-        others = before * after
-        return g * (others.reshape(a.shape) if dim is None else np.moveaxis(others, -1, dim))
-    return reduced("prod", a, y, dim, keepdim, vjp)
-
-
-@method
-def logsumexp(a, dim, keepdim=False):
-    """log(sum(exp(a))) over `dim`, without overflow."""
-    a, = promote(a, floating=True)
-    top = a.data.max(axis=axes(dim), keepdims=True)
-    top = np.where(np.isfinite(top), top, 0)
-    y = np.log(np.exp(a.data - top).sum(axis=axes(dim), keepdims=True)) + top
-    return reduced("logsumexp", a, y, dim, keepdim, lambda g: g * np.exp(a.data - y))
-
-
-@method
-def norm(a, p=2, dim=None, keepdim=False):
-    """The p-norm of the elements over `dim`: (sum |a|^p)^(1/p); "fro" is 2, inf and -inf are max |a| and min |a|."""
-    p = 2 if p == "fro" else p
-    if not isinstance(p, (int, float)) or p == 0:
-        raise NotImplementedError(f"norm: p = {p!r} is not supported")
-    if math.isinf(p):
-        return (amax if p > 0 else amin)(abs(a), dim, keepdim)
-    y = (np.abs(a.data) ** p).sum(axis=axes(dim), keepdims=True) ** (1 / p)
-
-    def vjp(g):
-        slope = np.sign(a.data) * (np.abs(a.data) / y) ** (p - 1)
-        return g * np.where((a.data == 0) | (y == 0), 0, slope)
-    return reduced("norm", a, y, dim, keepdim, vjp)
-
-
-@method
-def cumsum(a, dim):
-    """Running sums along `dim`. Integers and bools sum in int64."""
-    y = np.cumsum(a.data, axis=dim, dtype=np.int64 if a.dtype.kind in "biu" else a.dtype)
-    return Tensor.from_op("cumsum", y, (a, lambda g: np.copy(np.flip(np.cumsum(np.flip(g, dim), axis=dim), dim))))
-
-
-@method
-def any(a, dim=None, keepdim=False):
-    """Whether any element over `dim` is true (not zero)."""
-    return Tensor(a.data.any(axis=axes(dim), keepdims=keepdim))
-
-
-@method
-def all(a, dim=None, keepdim=False):
-    """Whether all elements over `dim` are true (not zero)."""
-    return Tensor(a.data.all(axis=axes(dim), keepdims=keepdim))
-
-
-@method
-def count_nonzero(a, dim=None):
-    """How many elements over `dim` are not zero."""
-    return Tensor(np.count_nonzero(a.data, axis=axes(dim)))
-
-
-# --- products ---------------------------------------------------------------------------------------------
-@method
-def matmul(a, b):
-    """The matrix product over the last two dimensions; those before broadcast. A vector is a row (left) or a column."""
-    if a.dtype != b.dtype:
-        raise RuntimeError(f"matmul: the tensors must have one dtype, they are {a.dtype} and {b.dtype}")
-    value = np.matmul(a.data, b.data)
-    x = a.data if a.ndim > 1 else a.data[None]
-    y = b.data if b.ndim > 1 else b.data[:, None]
-
-    def matrices(g):
-        g = g if b.ndim > 1 else g[..., None]
-        return g if a.ndim > 1 else np.expand_dims(g, -2)
-
-    def left(g):
-        return unbroadcast(matrices(g) @ y.swapaxes(-1, -2), x.shape).reshape(a.shape)
-
-    def right(g):
-        g = matrices(g)
-        if y.ndim == 2:     # one product instead of a sum of many
-            return (x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])).reshape(b.shape)
-        return unbroadcast(x.swapaxes(-1, -2) @ g, y.shape)
-    return Tensor.from_op("matmul", value, (a, left), (b, right))
-
-
-def product(name, left, right):
-    def function(a, b):
-        if (a.ndim, b.ndim) != (left, right):
-            raise RuntimeError(f"{name}: expected {left}-D and {right}-D tensors, got shapes {a.shape} and {b.shape}")
-        return matmul(a, b)
-    return named(name, function, f"matmul of a {left}-D and a {right}-D tensor, nothing else.")
-
-
-dot, mv, mm, bmm = product("dot", 1, 1), product("mv", 2, 1), product("mm", 2, 2), product("bmm", 3, 3)
-
-
-@method
-def outer(a, b):
-    """The products of all pairs of elements of two vectors: (len(a), len(b))."""
-    if (a.ndim, b.ndim) != (1, 1):
-        raise RuntimeError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
-    return mul(a[:, None], b)
-
-
-@operator
-def einsum(equation, *operands):
-    """Einstein's sum, as numpy.einsum, for an equation in letters such as "bij,bjk->bik" ("..." allowed)."""
-    arrays = [x.data for x in operands]
-    inputs, output = explicit(equation.replace(" ", ""), [x.ndim for x in operands])
-
-    def vjp(i):
-        own, others = inputs[i], inputs[:i] + inputs[i + 1:]
-        length = dict(zip(own, operands[i].shape))
-        letters = "".join(length)       # without repetition: a letter that comes twice reads a diagonal
-        known = [x for x in letters if x in output or builtins.any(x in other for other in others)]
-
-        def product(g):
-            grad = np.einsum(",".join([output, *others]) + "->" + "".join(known),
-                             g, *arrays[:i], *arrays[i + 1:], optimize=True)
-            stretched = tuple(axis for axis, x in enumerate(known) if length[x] == 1)
-            grad = np.expand_dims(grad.sum(axis=stretched, keepdims=True),
-                                  [axis for axis, x in enumerate(letters) if x not in known])
-            out = np.zeros(operands[i].shape, g.dtype)
-            np.einsum(own + "->" + letters, out)[...] = grad    # written through a view, with broadcasting
-            return out
-        return product
-    return Tensor.from_op("einsum", np.einsum(",".join(inputs) + "->" + output, *arrays, optimize=True),
-                          *((x, vjp(i)) for i, x in enumerate(operands)))
-
-
-def explicit(equation, ndims):
-    """([letters of each operand], letters of the result), with letters of its own for every "..."."""
-    left, arrow, output = equation.partition("->")
-    inputs = left.split(",")
-    if len(inputs) != len(ndims):
-        raise RuntimeError(f"einsum: {equation!r} is for {len(inputs)} tensors, got {len(ndims)}")
-    free = [x for x in string.ascii_letters if x not in equation]
-    counts = [ndim - len(letters.replace("...", "")) for letters, ndim in zip(inputs, ndims)]
-    inputs = [letters.replace("...", "".join(free[:n][::-1])) for letters, n in zip(inputs, counts)]
-    batch = "".join(free[:builtins.max(counts)][::-1]) if "..." in left else ""
-    if not arrow:
-        output = batch + "".join(sorted(x for x in set(left) - set(",.") if left.count(x) == 1))
-    return inputs, output.replace("...", batch)
-
-
 # --- changes in place -------------------------------------------------------------------------------------
 def fits(name, a, value):
     """RuntimeError unless value can be stored in a: same shape, and no dtype of a wider category."""
     if value.shape != a.shape:
-        raise RuntimeError(f"{name}: a result of shape {value.shape} does not fit into a tensor of shape {a.shape}")
+        raise RuntimeError(f"{name}: a result of shape {value.shape} does not fit into shape {a.shape}")
     if CATEGORY[value.dtype.kind] > CATEGORY[a.dtype.kind]:
-        raise RuntimeError(f"{name}: a result of dtype {value.dtype} does not fit into a tensor of dtype {a.dtype}")
+        raise RuntimeError(f"{name}: a result of dtype {value.dtype} does not fit into dtype {a.dtype}")
 
 
 def in_place(function):
-    """a.function_(...): a becomes function(a, ...) in its own memory; returns a. It is never part of a record."""
+    """a.function_(...): function(a, ...) is written over a, which is returned. It is never part of a record."""
     name = function.__name__ + "_"
 
     @functools.wraps(function)
@@ -561,7 +330,7 @@ def in_place(function):
         value = function(a, *args, **options)
         fits(name, a, value)
         if value.requires_grad and not a.requires_grad:
-            raise NotImplementedError(f"{name}: a change in place cannot be recorded; use {function.__name__}")
+            raise NotImplementedError(f"{name}: a change in place is not recorded; use {function.__name__}")
         a.change()
         np.copyto(a.data, value.data, casting="unsafe")
         return a
@@ -570,11 +339,13 @@ def in_place(function):
 
 
 def augmented(function):
-    """a += b and the like: in place as in torch, but out of place (a is rebound) where the step must be recorded."""
+    """a += b and the like: in place, as in torch; but where the step must be recorded, a is bound to a new tensor,
+    because a record may need the value that was there."""
     change = in_place(function)
 
     def assign(a, b):
-        if not is_grad_enabled() or a.is_leaf and (a.requires_grad or not getattr(b, "requires_grad", False)):
+        recorded = not a.is_leaf or isinstance(b, Tensor) and b.requires_grad and not a.requires_grad
+        if not (recorded and is_grad_enabled()):
             return change(a, b)
         value = function(a, b)
         fits(function.__name__, a, value)
@@ -586,16 +357,16 @@ def augmented(function):
 def comparison(function):
     """x == None is False rather than an error."""
     def compare(a, b):
-        return function(a, b) if isinstance(b, (Tensor, np.ndarray, np.generic, bool, int, float)) else NotImplemented
+        return function(a, b) if isinstance(b, (Tensor, np.ndarray, *NUMBERS)) else NotImplemented
     return compare
 
 
-for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "floordiv": floor_divide, "mod": remainder,
-                         "pow": pow, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}.items():
+for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow,
+                         "floordiv": floor_divide, "mod": remainder,
+                         "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}.items():
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", lambda a, b, function=_function: function(b, a))
     setattr(Tensor, f"__i{_name}__", augmented(_function))
-Tensor.__matmul__ = matmul
 for _function in (eq, ne, lt, le, gt, ge):
     setattr(Tensor, f"__{_function.__name__}__", comparison(_function))
 for _function in (clamp, clamp_min, clamp_max, abs, neg, exp, sqrt, round):

@@ -1,11 +1,9 @@
 """How a tensor prints: torch's layout, with this library's names of dtypes."""
-import re
-
 import numpy as np
 
 from .tensor import Tensor
 
-LINE, LARGE, EDGE, DIGITS = 80, 1000, 3, 4     # as torch.set_printoptions: linewidth, threshold, edgeitems, precision
+LINE, LARGE, EDGE, DIGITS = 80, 1000, 3, 4      # torch's linewidth, threshold, edgeitems, precision
 
 
 def number_format(x):
@@ -56,12 +54,13 @@ def layout(x, write, indent, short):
 def text(a):
     """repr(a)."""
     x, short = a.data, a.data.size > LARGE
-    out = "tensor(" + (layout(x, number_format(edges(x) if short else x), len("tensor("), short) if x.size else "[]")
+    write = number_format(edges(x) if short else x)
+    out = "tensor(" + (layout(x, write, len("tensor("), short) if x.size else "[]")
     notes = [f"size={x.shape}"] if x.size == 0 and x.ndim != 1 else []
     if x.dtype not in (np.float32, np.int64, np.bool_) or (x.size == 0 and x.dtype != np.float32):
         notes.append(f"dtype={x.dtype}")
     if a._node is not None:
-        notes.append(f"grad_fn=<{re.sub('_?([a-z0-9]+)', lambda m: m[1].capitalize(), a._node.name)}Backward0>")
+        notes.append("grad_fn=<" + a._node.name.title().replace("_", "") + "Backward0>")
     elif a.requires_grad:
         notes.append("requires_grad=True")
     for note in notes:

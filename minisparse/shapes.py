@@ -1,11 +1,12 @@
-"""Operators that move elements: shapes, joining and splitting, indexing, sorting. None computes with the numbers.
+"""Operators that move elements: shapes, joining and splitting, indexing, sorting. None computes with numbers.
 
 Where numpy gives a view the result shares memory with its input (and the count of changes in place, which
 from_op arranges), as in torch.
 """
 import numpy as np
 
-from .ops import ValuesIndices, along, cast, in_place, method, operator, promote, unbroadcast, where
+from .ops import cast, in_place, method, operator, promote, unbroadcast, where
+from .reductions import ValuesIndices, along
 from .tensor import Tensor, is_grad_enabled
 
 
@@ -24,13 +25,13 @@ def position(dim, ndim, name):
 # --- shapes -----------------------------------------------------------------------------------------------
 @method
 def reshape(a, *shape):
-    """The same elements (in row-major order) in another shape; one length may be -1. A view where it can be one."""
+    """The same elements (in row-major order) in another shape, a view if possible; one length may be -1."""
     return Tensor.from_op("reshape", a.data.reshape(numbers(shape)), (a, lambda g: g.reshape(a.shape)))
 
 
 @method
 def view(a, *shape):
-    """reshape: memory order is the library's own affair, so a shape that torch would have to copy is no error."""
+    """reshape: memory order is the library's own affair, so a view that takes a copy is no error."""
     return reshape(a, *shape)
 
 
@@ -92,7 +93,7 @@ def t(a):
 
 @method
 def expand(a, *shape):
-    """Dimensions of length 1 stretched to `shape` (-1: as it is), new ones in front; a view that cannot be written."""
+    """Dimensions of length 1 stretched to `shape` (-1: as it is), new ones in front: a read-only view."""
     shape = numbers(shape)
     own = (-1,) * (len(shape) - a.ndim) + a.shape
     shape = tuple(m if n == -1 else n for n, m in zip(shape, own))
@@ -186,7 +187,8 @@ def flip(a, *dims):
 @method
 def roll(a, shifts, dims=None):
     """Shifted along dims, what leaves at one end comes in at the other; without dims as if flat."""
-    return Tensor.from_op("roll", np.roll(a.data, shifts, dims), (a, lambda g: np.roll(g, np.negative(shifts), dims)))
+    return Tensor.from_op("roll", np.roll(a.data, shifts, dims),
+                          (a, lambda g: np.roll(g, np.negative(shifts), dims)))
 
 
 @method
@@ -218,18 +220,18 @@ def repeat_interleave(a, repeats, dim=None):
 
 @operator
 def pad(a, pad, mode="constant", value=0):
-    """a with a border. pad: (left, right) of the last dimension, then of the one before it, ...; negative ones cut.
+    """a with a border. pad: (left, right) of the last dimension, then of the one before it, ...; below 0: cut.
 
-    mode: "constant" (filled with `value`), "reflect" (mirrored at the edge element), "replicate" or "circular".
+    mode: "constant" (filled with `value`), "reflect" (mirrored at the edge element), "replicate", "circular".
     """
     if len(pad) % 2 or len(pad) > 2 * a.ndim:
         raise RuntimeError(f"pad: pairs of numbers for at most {a.ndim} dimensions, got {pad}")
     pairs = [(0, 0)] * (a.ndim - len(pad) // 2) + list(zip(pad[-2::-2], pad[::-2]))
     if mode == "constant":
         a = a[tuple(slice(max(-left, 0), n - max(-right, 0)) for (left, right), n in zip(pairs, a.shape))]
-        pairs = [(max(left, 0), max(right, 0)) for left, right in pairs]
+        pairs = np.maximum(pairs, 0)
         inner = tuple(slice(left, left + n) for (left, _), n in zip(pairs, a.shape))
-        out = np.full_like(a.data, value, shape=[left + n + right for (left, right), n in zip(pairs, a.shape)])
+        out = np.full_like(a.data, value, shape=pairs.sum(axis=1) + a.shape)
         out[inner] = a.data
         return Tensor.from_op("pad", out, (a, lambda g: g[inner]))
     modes = {"reflect": ("reflect", 1), "replicate": ("edge", -np.inf), "circular": ("wrap", 0)}
@@ -295,7 +297,7 @@ Tensor.__setitem__ = setitem
 
 
 def mesh(name, a, dim, index):
-    """The key of the elements a[..., index, ...] that gather and scatter mean: index at dim, its own place elsewhere."""
+    """The key of the elements that gather and scatter mean: index along dim, their own place in the others."""
     dim = position(dim, a.ndim, name)
     if index.ndim != a.ndim:
         raise RuntimeError(f"{name}: the index has {index.ndim} dimensions, the tensor {a.ndim}")
@@ -315,7 +317,7 @@ def gather(a, dim, index):
 
 @method
 def scatter(a, dim, index, src):
-    """A copy of a with out[i, index[i, j]] = src[i, j] for dim = 1. src: a tensor of the index's shape, or a number."""
+    """A copy of a with out[i, index[i, j]] = src[i, j] for dim = 1; src is a tensor or a number."""
     key = mesh("scatter", a, dim, index)
     _, src = promote(a, src)
     src = src[tuple(slice(n) for n in index.shape)] if src.ndim else expand(src, index.shape)
@@ -394,10 +396,11 @@ def argsort(a, dim=-1, descending=False, stable=True):
 
 @method
 def topk(a, k, dim=-1, largest=True, sorted=True):
-    """(values, indices) of the k largest (or smallest) along dim, the extreme one first; at ties the first ones."""
+    """(values, indices) of the k largest (or smallest) along dim, in that order; of equal ones the first."""
     if not 0 <= k <= a.shape[dim]:
         raise RuntimeError(f"topk: k = {k} of a dimension of length {a.shape[dim]}")
-    return ordered("topk", a, np.take(order(a.data, dim, descending=largest), range(k), axis=dim), dim)
+    index = np.take(order(a.data, dim, descending=largest), range(k), axis=dim)
+    return ordered("topk", a, index, dim)
 
 
 # --- matrices ---------------------------------------------------------------------------------------------
