@@ -21,8 +21,8 @@ def linear(x, weight, bias=None):
     Computed as weight @ x.T, so that the batch is innermost in memory as it is for images.
     """
     if weight.ndim != 2 or 0 in weight.shape or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: expected a weight (out, in) and x (*, in), got a weight of shape {weight.shape} "
-                         f"and x of shape {x.shape}")
+        raise ValueError(f"linear: expected a weight (out, in) and x (*, in), got shapes {weight.shape} "
+                         f"and {x.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias has shape {bias.shape}, weight {weight.shape}")
     if not x.dtype == weight.dtype == (weight if bias is None else bias).dtype or x.dtype.kind != "f":

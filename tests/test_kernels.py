@@ -118,8 +118,8 @@ def test_max_pool(case, dtype):
 
 def test_max_pool_chooses_the_first_of_equals_and_of_nans():
     nan, inf = np.nan, np.inf
-    rows = [([1, 3, 3], 3, 1), ([nan, 5, nan], nan, 0), ([5, nan, nan], nan, 1), ([-inf, -inf, -inf], -inf, 0),
-            ([inf, nan, inf], nan, 1)]
+    rows = [([1, 3, 3], 3, 1), ([nan, 5, nan], nan, 0), ([5, nan, nan], nan, 1), ([inf, nan, inf], nan, 1),
+            ([-inf, -inf, -inf], -inf, 0)]
     x = np.array([row for row, *_ in rows], np.float32).T.reshape(1, 1, 3, -1)
     for kernels in pooling, reference:
         out, taps = np.empty((1, 1, 1, len(rows)), np.float32), np.empty((1, 1, 1, len(rows)), np.uint8)
@@ -172,7 +172,8 @@ def test_gelu_kernels(count):
     x = np.linspace(-14, 14, count, dtype=np.float32)
     g = np.random.default_rng(0).standard_normal(count).astype(np.float32)
     for name, inputs in ("gelu", (x,)), ("gelu_grad", (x, g)):
-        (found,), (expected,) = (results(k, name, inputs, 1, count, np.float32) for k in (activation, reference))
+        (found,) = results(activation, name, inputs, 1, count, np.float32)
+        (expected,) = results(reference, name, inputs, 1, count, np.float32)
         (exact,) = results(reference, name, [a.astype(float) for a in inputs], 1, count, np.float64)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=3e-7)
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)

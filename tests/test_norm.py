@@ -46,7 +46,8 @@ def test_batch_norm_by_its_formula(shape):
     for training in (True, False):
         one = Tensor(np.ones(shape[1]))
         found = batch_norm(tensors[0], None, None, training=training).data
-        np.testing.assert_allclose(found, normalised(x, *batch, one.data, 0 * one.data), rtol=1e-12, atol=1e-11)
+        expected = normalised(x, *batch, one.data, 0 * one.data)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
         np.testing.assert_array_equal(batch_norm(tensors[0], None, None, one, training=training).data, found)
 
 
@@ -162,7 +163,8 @@ def test_errors_name_the_values(call, words):
 
 
 # --- layer_norm -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("shape, axes", [((3, 5), 1), ((2, 3, 4), 1), ((2, 3, 4), 2), ((2, 3, 4), 3), ((0, 4), 1)])
+@pytest.mark.parametrize("shape, axes", [((3, 5), 1), ((2, 3, 4), 1), ((2, 3, 4), 2), ((2, 3, 4), 3),
+                                         ((0, 4), 1)])
 def test_layer_norm(shape, axes):
     normal = shape[len(shape) - axes:]
     x, weight, bias = draw(shape, normal, normal)

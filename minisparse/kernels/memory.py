@@ -14,21 +14,26 @@ _free = {}                  # bytes -> [number of the latest request, raw arrays
 _requests = itertools.count()
 
 
-class _Block:
-    """Owner of one piece of memory, kept alive by every array on it (ndarray.base)."""
+def _take(nbytes):
+    """A raw array of nbytes and 64 more, recycled if there is one. Each step is atomic, so threads need no lock."""
+    request = next(_requests)
+    bucket = _free.setdefault(nbytes, [request, []])
+    bucket[0] = request
+    try:
+        return bucket[1].pop()
+    except IndexError:
+        for size in [size for size, (latest, _) in list(_free.items()) if request - latest > STALE]:
+            _free.pop(size, None)
+        return np.empty(nbytes + 64, np.uint8)
 
-    def __init__(self, nbytes):
-        request = next(_requests)
-        bucket = _free.setdefault(nbytes, [request, []])
-        bucket[0] = request
-        try:
-            self.raw = bucket[1].pop()
-        except IndexError:
-            for size in [size for size, (latest, _) in list(_free.items()) if request - latest > STALE]:
-                _free.pop(size, None)
-            self.raw = np.empty(nbytes + 64, np.uint8)
-        address = self.raw.ctypes.data
-        self.__array_interface__ = {"version": 3, "shape": (nbytes,), "typestr": "|u1",
+
+class _Block:
+    """Owner of one raw array, kept alive by every array on it (ndarray.base)."""
+
+    def __init__(self, raw):
+        self.raw = raw
+        address = raw.ctypes.data
+        self.__array_interface__ = {"version": 3, "shape": (len(raw) - 64,), "typestr": "|u1",
                                     "data": (address + -address % 64, False)}
 
     def __del__(self):
@@ -47,7 +52,7 @@ def empty(shape, dtype=np.float32):
         return np.empty(shape, dtype)
     # sizes are rounded up by at most 1/8, so that batches of nearly the same size share buckets
     step = 1 << max(12, nbytes.bit_length() - 4)
-    return np.asarray(_Block(-(-nbytes // step) * step))[:nbytes].view(dtype).reshape(shape)
+    return np.asarray(_Block(_take(-(-nbytes // step) * step)))[:nbytes].view(dtype).reshape(shape)
 
 
 def zeros(shape, dtype=np.float32):
