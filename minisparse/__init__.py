@@ -12,22 +12,22 @@ from . import printing  # noqa: F401  (repr of tensors)
 from .activations import dropout, log_softmax, relu, sigmoid, softmax, tanh
 from .creation import (arange, as_tensor, device, empty, empty_like, eye, float32, float64, from_numpy, full,
                        full_like, generator, int8, int16, int32, int64, linspace, manual_seed, normal, ones,
-                       ones_like, rand, rand_like, randint, randn, randn_like, randperm, tensor, uint8, zeros,
-                       zeros_like)
+                       ones_like, rand, rand_like, randint, randn, randn_like, randperm, tensor, uint8,
+                       zeros, zeros_like)
 from .kernels.pool import get_num_threads, set_num_threads
-from .ops import (LeftOut, abs, add, allclose, bitwise_and, bitwise_not, bitwise_or, bitwise_xor, ceil, clamp,
-                  clamp_max, clamp_min, cos, div, eq, equal, exp, expm1, floor, floor_divide, ge, gt, isfinite,
-                  isinf, isnan, le, log, log1p, log2, logical_and, logical_not, logical_or, logical_xor, lt,
-                  maximum, minimum, mul, ne, neg, pow, reciprocal, remainder, result_type, round, rsqrt, sign,
-                  sin, sqrt, square, sub, where)
+from .ops import (LeftOut, abs, add, allclose, bitwise_and, bitwise_not, bitwise_or, bitwise_xor, ceil,
+                  clamp, clamp_max, clamp_min, cos, div, eq, equal, exp, expm1, floor, floor_divide, ge, gt,
+                  isfinite, isinf, isnan, le, log, log1p, log2, logical_and, logical_not, logical_or,
+                  logical_xor, lt, maximum, minimum, mul, ne, neg, pow, reciprocal, remainder, result_type,
+                  round, rsqrt, sign, sin, sqrt, square, sub, where)
 from .products import bmm, dot, einsum, matmul, mm, mv, outer
-from .reductions import (all, amax, amin, any, argmax, argmin, count_nonzero, cumsum, logsumexp, max, mean, min,
-                         norm, prod, std, sum, var)
+from .reductions import (all, amax, amin, any, argmax, argmin, count_nonzero, cumsum, logsumexp, max, mean,
+                         min, norm, prod, std, sum, var)
 from .serialize import load, load_file, save, save_file
-from .shapes import (argsort, broadcast_to, cat, chunk, diag, flatten, flip, gather, index_select, masked_fill,
-                     masked_select, narrow, nonzero, permute, repeat_interleave, reshape, roll, scatter,
-                     scatter_add, select, sort, split, squeeze, stack, t, tile, topk, transpose, tril, triu,
-                     unbind, unflatten, unsqueeze)
+from .shapes import (argsort, broadcast_to, cat, chunk, diag, flatten, flip, gather, index_select,
+                     masked_fill, masked_select, narrow, nonzero, permute, repeat_interleave, reshape, roll,
+                     scatter, scatter_add, select, sort, split, squeeze, stack, t, tile, topk, transpose,
+                     tril, triu, unbind, unflatten, unsqueeze)
 from .tensor import Tensor, enable_grad, is_grad_enabled, no_grad
 
 float, double, int, long, bool = float32, float64, int32, int64, np.dtype("bool")

@@ -14,7 +14,7 @@ _state = {"generator": np.random.default_rng(0)}
 
 
 def manual_seed(seed):
-    """Start the global random numbers over; the same seed gives the same bits. Returns the numpy Generator."""
+    """Start the global random numbers over (same seed, same bits). Returns the numpy Generator."""
     _state["generator"] = np.random.default_rng(seed)
     return _state["generator"]
 
@@ -173,7 +173,8 @@ def like(create):
     return make
 
 
-zeros_like, ones_like, empty_like, full_like, rand_like, randn_like = map(like, (zeros, ones, empty, full, rand, randn))
+zeros_like, ones_like, empty_like, full_like = like(zeros), like(ones), like(empty), like(full)
+rand_like, randn_like = like(rand), like(randn)
 
 
 # --- methods: changes in place ----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def operator(function):
     def checked(*args, **options):
         for option in options:
             if option not in known:
-                raise NotImplementedError(f"{function.__name__}: no option {option!r}, only {', '.join(known)}")
+                raise NotImplementedError(f"{function.__name__}: there is no option {option!r}, only {known}")
         try:
             with np.errstate(all="ignore"):
                 return function(*args, **options)
@@ -63,7 +63,7 @@ Tensor.__getattr__ = left_out
 
 
 def result_type(*operands):
-    """torch's rule: the widest category (bool < int < float) wins; in it arrays rule over 0-d, 0-d over numbers."""
+    """torch's rule: of bool < int < float the widest wins; in it arrays rule over 0-d, 0-d over numbers."""
     ranked = []
     for x in operands:
         if isinstance(x, (Tensor, np.ndarray)):
@@ -241,7 +241,7 @@ def clamp_max(a, max):
 
 @operator
 def where(condition, a=None, b=None):
-    """a where the bool tensor `condition` holds, else b; with the condition alone the indices where it holds."""
+    """a where the bool tensor `condition` holds, else b; without a and b the indices where it holds."""
     if condition.dtype != np.bool_:
         raise RuntimeError(f"where: the condition must be a bool tensor, it is {condition.dtype}")
     if a is None and b is None:
@@ -322,7 +322,7 @@ def fits(name, a, value):
 
 
 def in_place(function):
-    """a.function_(...): function(a, ...) is written over a, which is returned. It is never part of a record."""
+    """a.function_(...): function(a, ...) written over a, which is returned. It is never part of a record."""
     name = function.__name__ + "_"
 
     @functools.wraps(function)
@@ -339,8 +339,8 @@ def in_place(function):
 
 
 def augmented(function):
-    """a += b and the like: in place, as in torch; but where the step must be recorded, a is bound to a new tensor,
-    because a record may need the value that was there."""
+    """a += b and the like: in place, as in torch; but where the step must be recorded a is bound to a new
+    tensor, because a record may need the value that was there."""
     change = in_place(function)
 
     def assign(a, b):

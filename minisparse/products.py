@@ -9,7 +9,7 @@ from .tensor import Tensor
 
 @method
 def matmul(a, b):
-    """The matrix product over the last two dimensions; those before broadcast. A vector is a row or a column."""
+    """The matrix product of the last two dimensions; those before broadcast. Vectors are rows, columns."""
     if a.dtype != b.dtype:
         raise RuntimeError(f"matmul: the tensors must have one dtype, they are {a.dtype} and {b.dtype}")
     value = np.matmul(a.data, b.data)
@@ -34,7 +34,7 @@ def matmul(a, b):
 def product(name, left, right):
     def function(a, b):
         if (a.ndim, b.ndim) != (left, right):
-            raise RuntimeError(f"{name}: expected {left}-D and {right}-D tensors, not {a.shape} and {b.shape}")
+            raise RuntimeError(f"{name}: expected {left}-D and {right}-D tensors, got {a.shape}, {b.shape}")
         return matmul(a, b)
     return named(name, function, f"matmul of a {left}-D and a {right}-D tensor, nothing else.")
 

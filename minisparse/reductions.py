@@ -17,7 +17,7 @@ def axes(dim):
 
 
 def reduced(name, a, y, dim, keepdim, vjp, *edges):
-    """The result of a reduction. y, and the g that vjp gets, still have the reduced dimensions, of length 1."""
+    """The result of a reduction. y, and the g that vjp gets, still have the reduced dimensions (length 1)."""
     value = y if keepdim else y.squeeze(axis=axes(dim))
     return Tensor.from_op(name, value, (a, lambda g: vjp(g.reshape(y.shape))), *edges)
 
@@ -106,7 +106,7 @@ def largest(name, f, arg, pairwise):
     def position(a, dim=None, keepdim=False):
         return Tensor(arg(a.data, axis=dim, keepdims=keepdim))
     return (named("a" + name, shared, f"The {name} over `dim`; ties share the gradient evenly."),
-            named(name, indexed, f"The {name} of all; with dim (values, indices); of two tensors elementwise."),
+            named(name, indexed, f"The {name} of all; with dim (values, indices); or of two tensors."),
             named("arg" + name, position, f"Where the first {name} is along dim, or in the flat tensor."))
 
 
@@ -119,7 +119,7 @@ def prod(a, dim=None, keepdim=False):
     """The product over one dimension, or over all."""
     y = a.data.prod(axis=dim, keepdims=True)
 
-    def vjp(g):     # for each factor the product of those before and of those after it: nothing divides by zero
+    def vjp(g):     # the product of those before and of those after each factor: nothing divides by zero
         x = a.data.reshape(1, -1) if dim is None else np.moveaxis(a.data, dim, -1)
         one = np.ones_like(x[..., :1])
         before = np.cumprod(np.concatenate([one, x[..., :-1]], -1), -1)

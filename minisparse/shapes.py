@@ -140,13 +140,13 @@ def stack(tensors, dim=0):
 def narrow(a, dim, start, length):
     """The elements start to start + length - 1 along dim (a view)."""
     if not 0 <= start <= start + length <= a.shape[dim]:
-        raise RuntimeError(f"narrow: elements {start} to {start + length} of a dimension of length {a.shape[dim]}")
+        raise RuntimeError(f"narrow: {length} elements from {start} on: not in dimension {dim} of {a.shape}")
     return a[(slice(None),) * position(dim, a.ndim, "narrow") + (slice(start, start + length),)]
 
 
 @method
 def split(a, split_size, dim=0):
-    """Pieces of length split_size along dim (the last may be shorter), or of the lengths in a list (views)."""
+    """Views of length split_size along dim (the last may be shorter), or of the lengths in a list."""
     n = a.shape[dim]
     lengths = split_size
     if isinstance(split_size, int):
@@ -154,7 +154,7 @@ def split(a, split_size, dim=0):
             raise RuntimeError(f"split: split_size must be positive, it is {split_size}")
         lengths = [min(split_size, n - start) for start in range(0, max(n, 1), split_size)]
     if sum(lengths) != n:
-        raise RuntimeError(f"split: the lengths {lengths} do not add up to {n} (dimension {dim} of {a.shape})")
+        raise RuntimeError(f"split: {lengths} does not add up to {n}, dimension {dim} of {a.shape}")
     starts = np.cumsum([0, *lengths]).tolist()
     return tuple(narrow(a, dim, start, length) for start, length in zip(starts, lengths))
 
@@ -199,8 +199,9 @@ def repeat(a, *repeats):
         raise RuntimeError(f"repeat: {len(repeats)} numbers for a tensor of {a.ndim} dimensions")
     shape = (1,) * (len(repeats) - a.ndim) + a.shape
     both = [n for pair in zip(repeats, shape) for n in pair]
+    copies = tuple(range(0, len(both), 2))
     return Tensor.from_op("repeat", np.tile(a.data, repeats),
-                          (a, lambda g: g.reshape(both).sum(axis=tuple(range(0, len(both), 2))).reshape(a.shape)))
+                          (a, lambda g: g.reshape(both).sum(axis=copies).reshape(a.shape)))
 
 
 @method
@@ -220,7 +221,7 @@ def repeat_interleave(a, repeats, dim=None):
 
 @operator
 def pad(a, pad, mode="constant", value=0):
-    """a with a border. pad: (left, right) of the last dimension, then of the one before it, ...; below 0: cut.
+    """a with a border. pad: (left, right) of the last dimension, of the one before it, ...; below 0: cut.
 
     mode: "constant" (filled with `value`), "reflect" (mirrored at the edge element), "replicate", "circular".
     """
@@ -240,7 +241,7 @@ def pad(a, pad, mode="constant", value=0):
     kind, reserve = modes[mode]
     for dim, pair in enumerate(pairs):
         if max(pair) > a.shape[dim] - reserve:
-            raise RuntimeError(f"pad: {mode} padding {pair} is too large for dimension {dim} of shape {a.shape}")
+            raise RuntimeError(f"pad: {mode} padding {pair} is too large for dimension {dim} of {a.shape}")
         if max(pair) > 0:
             a = index_select(a, dim, np.pad(np.arange(a.shape[dim]), pair, kind))
     return a
@@ -297,7 +298,7 @@ Tensor.__setitem__ = setitem
 
 
 def mesh(name, a, dim, index):
-    """The key of the elements that gather and scatter mean: index along dim, their own place in the others."""
+    """The key of the elements that gather and scatter mean: index along dim, their own place elsewhere."""
     dim = position(dim, a.ndim, name)
     if index.ndim != a.ndim:
         raise RuntimeError(f"{name}: the index has {index.ndim} dimensions, the tensor {a.ndim}")
@@ -429,7 +430,7 @@ def diag(a, diagonal=0):
 
 @operator
 def one_hot(index, num_classes=-1):
-    """int64 (..., num_classes): 1 at the class number, 0 elsewhere. num_classes -1: the largest number + 1."""
+    """int64 (..., num_classes): 1 at the class number, else 0. num_classes -1: the largest number + 1."""
     classes = index.data
     if classes.dtype.kind not in "iu":
         raise RuntimeError(f"one_hot: expected integers, got {classes.dtype}")

@@ -7,8 +7,8 @@ from minisparse.tensor import Tensor
 def check(function, *arrays, step=1e-6, rtol=1e-6, atol=1e-8):
     """AssertionError unless backward through function(*tensors) -> tensor agrees with finite differences.
 
-    arrays: float64, the inputs of function. The result is projected on a random direction. Compared are the slope
-    along a random direction of all inputs at once and, for inputs of up to 60 numbers, each partial derivative.
+    arrays: float64, the inputs of function. The result is projected on a random direction. Compared are the
+    slope along a random direction of all inputs and, for inputs of up to 60 numbers, each partial derivative.
     """
     rng = np.random.default_rng(0)
     arrays = [np.asarray(x, np.float64) for x in arrays]
@@ -19,12 +19,13 @@ def check(function, *arrays, step=1e-6, rtol=1e-6, atol=1e-8):
     gradients = [np.zeros(x.shape) if t.grad is None else t.grad.data for x, t in zip(arrays, tensors)]
 
     def slope(directions):
-        ends = [function(*(Tensor(x + s * d) for x, d in zip(arrays, directions))).data for s in (step, -step)]
-        return ((ends[0] - ends[1]) * projection).sum() / (2 * step)
+        def at(s):
+            return function(*(Tensor(x + s * d) for x, d in zip(arrays, directions))).data
+        return ((at(step) - at(-step)) * projection).sum() / (2 * step)
 
     directions = [rng.standard_normal(x.shape) for x in arrays]
     expected = sum((g * d).sum() for g, d in zip(gradients, directions))
-    np.testing.assert_allclose(slope(directions), expected, rtol, atol, err_msg="slope along a random direction")
+    np.testing.assert_allclose(slope(directions), expected, rtol, atol, err_msg="slope in a random direction")
     for number, (x, gradient) in enumerate(zip(arrays, gradients)):
         if x.size <= 60:
             numeric = np.zeros(x.shape)
