@@ -50,6 +50,21 @@ def _geometry(name, x, kernel, stride, padding, dilation=(1, 1), ceil_mode=False
     return (*kernel, *stride, *padding, *dilation, *sizes)
 
 
+def conv_geometry(images, kernel, stride, padding, dilation):
+    """The geometry of conv2d (see there) of images (N, C, H, W) with a kernel (kh, kw)."""
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(f"conv2d: padding='same' goes with stride 1, got {stride}")
+        if min(dilation) < 1:
+            raise ValueError(f"conv2d: dilation must be positive, got {dilation}")
+        total = tuple(d * (k - 1) for k, d in zip(kernel, dilation))
+        # an odd total has the one row or column more at the bottom or right
+        return (*kernel, 1, 1, total[0] // 2, total[1] // 2, *dilation, *images.shape[2:])
+    padding = (0, 0) if padding == "valid" else pair(padding, "padding")
+    return _geometry("conv2d", images, kernel, stride, padding, dilation)
+
+
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlation of images x (N, C, H, W) with weight (O, C/groups, kh, kw), plus bias (O).
 
@@ -71,19 +86,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         raise ValueError(f"conv2d: x is {x.dtype}, weight is {weight.dtype}"
                          + ("" if bias is None else f", bias is {bias.dtype}"))
-    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
-    if padding == "same":
-        if stride != (1, 1):
-            raise ValueError(f"conv2d: padding='same' goes with stride 1, got {stride}")
-        if min(dilation) < 1:
-            raise ValueError(f"conv2d: dilation must be positive, got {dilation}")
-        total = tuple(d * (k - 1) for k, d in zip(kernel, dilation))
-        # an odd total has the one row or column more at the bottom or right
-        geometry = (*kernel, 1, 1, total[0] // 2, total[1] // 2, *dilation, *images.shape[2:])
-    else:
-        padding = (0, 0) if padding == "valid" else pair(padding, "padding")
-        geometry = _geometry("conv2d", images, tuple(kernel), stride, padding, dilation)
-
+    geometry = conv_geometry(images, tuple(kernel), stride, padding, dilation)
     xb, w = batch_last(images), np.ascontiguousarray(weight.data)
     value = batch_first(dense_conv.forward(xb, w, None if bias is None else bias.data, geometry, groups))
 

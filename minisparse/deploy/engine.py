@@ -1,83 +1,90 @@
 """The engine: a list of steps on batch-innermost arrays; no autograd."""
+import functools
 import time
 
 import numpy as np
 
 from .. import activations, conv, linear
-from ..kernels import dense_conv, sparse_conv
+from ..kernels import sparse_conv
 from ..kernels.memory import batch_first, batch_last
 from ..tensor import Tensor, no_grad
 
-ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "sigmoid", "tanh")
-POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+# what a step can be, beside "affine" (a batch norm that found no layer to be folded into) and "flatten"
+OPERATORS = {f.__name__: f for f in (
+    conv.conv2d, linear.linear, conv.max_pool2d, conv.avg_pool2d, conv.adaptive_avg_pool2d,
+    activations.relu, activations.leaky_relu, activations.gelu, activations.silu, activations.sigmoid,
+    activations.tanh, activations.softmax, activations.log_softmax)}
+ARRAYS = {"conv2d": {"weight", "bias"}, "linear": {"weight", "bias"}, "affine": {"scale", "shift"}}
+DIMENSIONS = {"conv2d": 4, "max_pool2d": 4, "avg_pool2d": 4, "adaptive_avg_pool2d": 4, "linear": 2}
 
 
 class Step:
-    """One step of an engine: an operation by name, its options (plain values) and its arrays."""
+    """One step of an engine: an operation by name, its options (plain values) and its arrays (copied as float32)."""
 
     def __init__(self, op, options=None, **arrays):
-        self.op, self.options, self.arrays = op, options or {}, arrays
-        self.kernels = {}       # batch size -> the faster of the two ways, once measured
-        if op in ("conv", "linear"):
-            weight = arrays["weight"]
-            self.taps = sparse_conv.taps(weight if op == "conv" else weight[:, :, None, None],
-                                         self.options.get("groups", 1))
+        self.op, self.options = op, options or {}
+        self.arrays = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
+        self.fastest = {}       # size of the batch, as a power of two -> "dense" or "sparse", once measured
 
-    def __call__(self, x):
-        """x: (C, H, W, N) or (F, N) -> the same of the result."""
-        if self.op in ("conv", "linear"):
-            return self._faster(x)
-        if self.op == "affine":
-            shape = (-1,) + (1,) * (x.ndim - 1)
-            x = x * self.arrays["scale"].reshape(shape)
-            x += self.arrays["shift"].reshape(shape)
-            return x
-        if self.op == "flatten":
-            return x.reshape(-1, x.shape[-1])
-        function = getattr(activations if self.op in ACTIVATIONS else conv, self.op)
-        return batch_last(function(Tensor(batch_first(x)), **self.options).data)
-
-    def _dense(self, x):
-        weight, bias = self.arrays["weight"], self.arrays["bias"]
-        if self.op == "linear":
-            return linear.matmul_rows(weight, x) + bias[:, None]
-        return dense_conv.forward(x, weight, bias, self._geometry(x), self.options["groups"])
-
-    def _sparse(self, x):
-        x = np.ascontiguousarray(x)
-        if self.op == "linear":
-            return sparse_conv.product(x, self.taps, self.arrays["bias"])
-        return sparse_conv.forward(x, self.taps, self.arrays["bias"], self._geometry(x))
-
-    def _geometry(self, x):
-        *fixed, sides = (self.options[k] for k in ("kernel", "stride", "padding", "dilation", "same"))
-        if sides:
-            return (*fixed[0], 1, 1, *fixed[2], *fixed[3], *x.shape[1:3])
-        return conv._geometry("conv", batch_first(x), *map(tuple, fixed))
-
-    def _faster(self, x):
-        """Run the way that was measured to be the faster at this batch size; the first time, measure."""
-        batch = x.shape[-1]
-        if batch not in self.kernels:
-            x = np.ascontiguousarray(x)
-            times = {}
-            for way in (self._dense, self._sparse) if self.zeros else (self._dense,):
-                way(x)
-                times[way] = min(_seconds(way, x) for _ in range(3))
-            self.kernels[batch] = min(times, key=times.get)
-        return self.kernels[batch](x)
-
-    @property
+    @functools.cached_property
     def zeros(self):
         """How many of the weights are zero."""
         weight = self.arrays.get("weight")
         return 0 if weight is None else weight.size - np.count_nonzero(weight)
 
+    @functools.cached_property
+    def taps(self):
+        """The nonzeros of the weight, for the sparse kernel."""
+        weight = self.arrays["weight"]
+        return sparse_conv.taps(weight.reshape(weight.shape + (1,) * (4 - weight.ndim)), self.options.get("groups", 1))
+
+    def __call__(self, x):
+        """x: (C, H, W, N) or (F, N) -> the same of the result, C-contiguous."""
+        if self.op == "affine":
+            scale, shift = (a.reshape((-1,) + (1,) * (x.ndim - 1)) for a in self.arrays.values())
+            if len(scale) != len(x):
+                raise ValueError(f"batch norm: {len(x)} channels given, {len(scale)} expected")
+            return x * scale + shift
+        if self.op == "flatten":
+            return x.reshape(-1, x.shape[-1])
+        if x.ndim != DIMENSIONS.get(self.op, x.ndim):
+            raise ValueError(f"{self.op}: expected inputs of {DIMENSIONS[self.op] - 1} dimensions, "
+                             f"got shape {x.shape[:-1]} (a Flatten too many or too few?)")
+        return self.sparse(x) if self.kernel(x) == "sparse" else self.dense(x)
+
+    def dense(self, x):
+        """The step as the model's own operator computes it."""
+        arrays = {name: Tensor(array) for name, array in self.arrays.items()}
+        return batch_last(OPERATORS[self.op](Tensor(batch_first(x)), **arrays, **self.options).data)
+
+    def sparse(self, x):
+        """A convolution or linear layer by the nonzeros of its weight."""
+        if self.op == "linear":
+            return sparse_conv.product(x, self.taps, self.arrays["bias"])
+        fixed = {key: value for key, value in self.options.items() if key != "groups"}
+        geometry = conv.conv_geometry(batch_first(x), self.taps.shape[2:], **fixed)
+        return sparse_conv.forward(x, self.taps, self.arrays["bias"], geometry)
+
+    def kernel(self, x):
+        """"dense" or "sparse", whichever was faster at this size of batch. The first time, both are run and timed."""
+        if not self.zeros:
+            return "dense"
+        size = (x.shape[-1] - 1).bit_length()
+        if size not in self.fastest:
+            # dense goes first: it is the one that checks shapes and options
+            seconds = {kernel: _seconds(getattr(self, kernel), x) for kernel in ("dense", "sparse")}
+            self.fastest[size] = min(seconds, key=seconds.get)
+        return self.fastest[size]
+
 
 def _seconds(function, x):
-    began = time.perf_counter()
-    function(x)
-    return time.perf_counter() - began
+    """The best of three times, after a first run that compiles and brings the arrays into the cache."""
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        function(x)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
 
 
 class Engine:
@@ -85,17 +92,21 @@ class Engine:
 
     def __init__(self, steps, input_shape):
         self.steps, self.input_shape = steps, tuple(input_shape)
+        if not self.input_shape or not all(isinstance(n, int) and n > 0 for n in self.input_shape):
+            raise ValueError(f"engine: input_shape is the positive sizes of one input, got {input_shape!r}")
+        self(np.zeros((1, *self.input_shape), np.float32))      # errors of shape now rather than in use
 
     def __call__(self, images):
+        """ValueError unless `images` is (N, *input_shape) with N > 0."""
         images = np.asarray(images, np.float32)
-        if images.ndim != len(self.input_shape) + 1 or images.shape[1:] != self.input_shape or not len(images):
+        if images.shape[1:] != self.input_shape or not images.size:
             raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}), "
                              f"got shape {images.shape}")
         x = batch_last(images)
         with no_grad():
             for step in self.steps:
                 x = step(x)
-        return np.array(x.T if x.ndim == 2 else batch_first(x), order="C")
+        return np.array(batch_first(x), order="C")
 
     def save(self, path):
         """Write the engine as a safetensors file that `minisparse.deploy.load` reads."""

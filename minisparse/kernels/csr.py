@@ -4,7 +4,7 @@ from ._jit import jit
 TILE = 512      # numbers of an output row that are summed at a time, in the first-level cache
 
 
-@jit(fastmath={"contract"})
+@jit(fastmath={"contract"})     # a product and a sum in one instruction, rounded once: more exact, not less
 def gather_rows(indptr, offset, value, x, starts, out):
     """out[o, r, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[starts[r] + offset[k] + t].
 

@@ -79,7 +79,7 @@ def max_pool(x, geometry, out, taps):
 
 
 def max_pool_grad(g, taps, geometry, gx):
-    """gx[where the largest number stood] += g. Here: g in the columns of its taps, zeros elsewhere, and col2im."""
+    """gx[where the largest number stood] += g. Here: col2im of g in the columns of its taps."""
     channels, ho, wo, batch = g.shape
     chosen = taps[:, None] == np.arange(geometry[0] * geometry[1])[:, None, None, None]
     col2im(np.where(chosen, g[:, None], 0), geometry, 0, ho * wo, gx)
@@ -108,6 +108,17 @@ def combine(g, x, a, b, shift, out):
     np.multiply(g, a[:, None], out=out)
     out += b[:, None] * x
     out += shift[:, None]
+
+
+def gather_rows(indptr, offset, value, x, starts, out):
+    """out[o, r, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[starts[r] + offset[k] + t].
+
+    Here: for each o and r the runs of x gathered into a matrix, and a product of a vector with it.
+    """
+    runs = np.lib.stride_tricks.sliding_window_view(x, out.shape[2])
+    for o, (first, last) in enumerate(zip(indptr[:-1], indptr[1:])):
+        for r, start in enumerate(starts):
+            out[o, r] += value[first:last] @ runs[start + offset[first:last]]
 
 
 def normal(x):

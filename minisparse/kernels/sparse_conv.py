@@ -33,31 +33,29 @@ def taps(weight, groups=1):
     return Taps(weight.shape, indptr, c + o // (outputs // groups) * per_group, ky, kx, weight[o, c, ky, kx])
 
 
-def pad(x, geometry, width):
+def pad(x, geometry):
     """x (C, H, W, N) in a flat zero-padded copy, its planes (Hp, Wp, N), and Hp, Wp.
 
     Where sx > 1, the columns of a padded row are split into sx phases, so that a tap still meets a contiguous run.
     """
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
-    channels, height, _, batch = x.shape
+    channels, height, width, batch = x.shape
     hp = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
     wp = -(-max((wo - 1) * sx + (kw - 1) * dx + 1, px + width) // sx) * sx
-    # one more row than needed: narrow batches compute past the end of the last one
-    flat = memory.zeros((channels * hp * wp * batch + wp * batch,), x.dtype)
-    planes = flat[:channels * hp * wp * batch].reshape(channels, hp, sx, wp // sx, batch)
+    planes = memory.zeros((channels, hp, sx, wp // sx, batch), x.dtype)
     for phase in range(sx):
         first = (phase - px) % sx
         part = x[:, :, first::sx]
         at = (first + px) // sx
         planes[:, py:py + height, phase, at:at + part.shape[2]] = part
-    return flat, hp, wp
+    return planes.reshape(-1), hp, wp
 
 
 def forward(x, taps, bias, geometry):
     """Convolution of x (C, H, W, N) with the nonzeros of a weight; bias (O,). Returns (O, Ho, Wo, N)."""
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
     batch = x.shape[3]
-    flat, hp, wp = pad(x, geometry, x.shape[2])
+    flat, hp, wp = pad(x, geometry)
     column = taps.kx * dx
     offset = (((taps.channel * hp + taps.ky * dy) * sx + column % sx) * (wp // sx) + column // sx) * batch
     outputs = taps.shape[0]
@@ -72,7 +70,7 @@ def forward(x, taps, bias, geometry):
         def work(first, last):
             gather(taps.indptr[first:last + 1], offset, taps.value, flat, starts, out[first:last, :, :length])
         parallel(work, outputs)
-        return out.reshape(outputs, ho, wp, batch)[:, :, :wo]
+        return np.ascontiguousarray(out.reshape(outputs, ho, wp, batch)[:, :, :wo])
     out = memory.empty((outputs, ho, wo * batch), x.dtype)
     out[...] = bias[:, None, None]
     starts = np.arange(ho) * (sy * wp * batch)
