@@ -4,7 +4,6 @@ An operator is one function: the value first, then for each differentiable input
 (vjp), which takes g, the gradient of the result, to the gradient of that input. NumPy keeps the memory order
 of what it is given, so values and gradients keep it too.
 """
-import builtins
 import functools
 import inspect
 import math
@@ -64,6 +63,9 @@ Tensor.__getattr__ = left_out
 
 def result_type(*operands):
     """torch's rule: of bool < int < float the widest wins; in it arrays rule over 0-d, 0-d over numbers."""
+    first = operands[0]
+    if all(isinstance(x, Tensor) and x.dtype == first.dtype for x in operands):
+        return first.dtype      # the usual case, at once
     ranked = []
     for x in operands:
         if isinstance(x, (Tensor, np.ndarray)):
@@ -75,7 +77,7 @@ def result_type(*operands):
             ranked.append((category, 0, np.dtype((np.bool_, np.int64, np.float32)[category])))
         else:
             raise TypeError(f"expected numbers or tensors, got {type(x).__name__}")
-    top = builtins.max(rank[:2] for rank in ranked)
+    top = max(rank[:2] for rank in ranked)
     return np.result_type(*(dtype for *rank, dtype in ranked if tuple(rank) == top))
 
 
