@@ -170,6 +170,9 @@ def test_sorting_is_stable_in_both_directions():
     assert a.argsort().tolist() == [1, 3, 0, 2, 4]
     assert a.sort(descending=True).indices.tolist() == [0, 2, 4, 1, 3]
     assert a.topk(2).indices.tolist() == [0, 2] and a.topk(3, largest=False).indices.tolist() == [1, 3, 0]
+    many = np.random.default_rng(0).integers(0, 3, 1000)
+    assert np.array_equal(ms.tensor(many).argsort(), np.lexsort((np.arange(1000), many)))
+    assert np.array_equal(ms.tensor(many).topk(1000).indices, np.lexsort((np.arange(1000), -many)))
     values, indices = ms.sort(ms.tensor([1.0, float("nan"), -1.0]))
     assert indices.tolist() == [2, 0, 1] and values[:2].tolist() == [-1, 1]
     assert ms.tensor([[1, 0], [0, 1]]).bool().sort(1).values.tolist() == [[False, True], [False, True]]
