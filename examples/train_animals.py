@@ -9,6 +9,7 @@ and both models are written to --out.
 """
 import argparse
 import dataclasses
+import errno
 import os
 import pathlib
 import platform
@@ -23,7 +24,7 @@ from minisparse import data, deploy, nn, sparse
 
 from animal_net import animal_net, whiten
 from report import write_report
-from training import Progress, Recipe, Run, accuracy, evaluate
+from training import CheckpointError, Progress, Recipe, Run, evaluate
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
@@ -44,12 +45,12 @@ def parse(argv=None):
                         help="an external validation set: class folders, or drawn:STYLE; may be repeated")
     parser.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/animals"), metavar="FOLDER")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out; without it a run begins anew and removes them")
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
-    parser.add_argument("--conv-sparsity", type=float, default=0.55, help="zeros of each convolution (0.55)")
-    parser.add_argument("--fc-sparsity", type=float, default=0.75, help="zeros of each fully connected layer (0.75)")
+    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (0.55)")
+    parser.add_argument("--fc-sparsity", type=float, metavar="SHARE", help="zeros of each fully connected layer (0.75)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
@@ -60,12 +61,21 @@ def parse(argv=None):
     if args.seed < 0:
         parser.error(f"--seed must not be negative, got {args.seed}")
     for name in ("conv_sparsity", "fc_sparsity"):
-        if not 0 <= getattr(args, name) < 1:
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(args, name)}")
     if args.l1 is not None and not 0 <= args.l1 < float("inf"):
         parser.error(f"--l1 must be a number, not negative, got {args.l1}")
     args.preset = args.preset or ("quick" if args.data == "drawn" else "accurate")
     return args
+
+
+def check_folder(out):
+    """OSError where `out` cannot be written, before the hours of work and without creating anything."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "--out needs a folder, this is a file", str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "--out cannot be written", str(there))
 
 
 def drawn(style, count, seed):
@@ -169,36 +179,45 @@ def machine():
 
 def run(args):
     began = time.perf_counter()
+    check_folder(args.out)
+    print({"drawn": "drawing animals"}.get(args.data, f"reading {args.data}"), flush=True)
     train, test, validation = read_data(args)
     left_out = [item for part in (train, *validation.values()) for item in part.left_out]
     for item in left_out:
         print(f"left out: {item}")
     recipe = PRESETS[args.preset]
-    for name, value in (("epochs", args.epochs), ("l1", args.l1)):
+    for name, value in (("epochs", args.epochs), ("l1", args.l1), ("conv", args.conv_sparsity),
+                        ("linear", args.fc_sparsity)):
         if value is not None:
             recipe = dataclasses.replace(recipe, **{name: value})
     train, held_out = hold_out(train, args.seed)
+    if len(train) < 2:
+        raise data.DataError(f"{args.data}: {len(train)} images to train on are not enough. Add images.")
     stats = data.channel_stats(train.images)
+    if min(stats[1]) == 0:
+        raise data.DataError(f"{args.data}: a colour channel has one value in all pixels of all images. Add others.")
     print(f"{len(train)} training images, {len(held_out)} held out, {len(test)} for testing, "
           f"{len(train.classes)} classes; read in {time.perf_counter() - began:.1f} s")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(sys.stdout)
-    targets = {nn.Conv2d: args.conv_sparsity, nn.Linear: args.fc_sparsity, "whiten": None}
+    targets = {nn.Conv2d: recipe.conv, nn.Linear: recipe.linear, "whiten": None}
     runs = {}
-    for name in ("dense", "sparse"):
+    for name, setup, zeros in (("dense", dataclasses.replace(recipe, l1=0.0, conv=0.0, linear=0.0), None),
+                               ("sparse", recipe, targets)):
         ms.manual_seed(args.seed)
         model = animal_net(len(train.classes), recipe.widths, recipe.hidden)
         whiten(model, train.images, *stats)
-        if name == "dense":
-            setup = dataclasses.replace(recipe, l1=0.0)
-            runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, args.out / f"{name}.checkpoint")
-        else:
-            runs[name] = Run(name, model, train, held_out, stats, recipe, args.seed, args.out / f"{name}.checkpoint",
-                             targets)
+        path = args.out / f"{name}.checkpoint"
+        runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, path, zeros)
         if args.resume:
             runs[name].resume()
-        runs[name].train(progress)
+            print(f"{name}: {runs[name].epoch} of {recipe.epochs} epochs are done")
+    for net in runs.values():
+        if not args.resume:     # else a later --resume would go on from what an older run left
+            net.path.unlink(missing_ok=True)
+    progress = Progress(sys.stdout, list(runs.values()))
+    for net in runs.values():
+        net.train(progress)
 
     shape = (-1, 1, 1)
     mean, std = (np.reshape(s, shape).astype(np.float32) for s in stats)
@@ -237,12 +256,18 @@ def main(argv=None):
         ms.set_num_threads(args.threads)
     try:
         run(args)
-    except (data.DataError, FloatingPointError) as error:
-        print(f"train_animals: {error}", file=sys.stderr)
-        return 2
+    except (data.DataError, CheckpointError, FloatingPointError) as error:
+        message, status = str(error), 2
+    except OSError as error:
+        message, status = f"{error.filename or args.out}: {error.strerror or error}", 2
     except KeyboardInterrupt:
-        print(f"\nstopped; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
-        return 130
+        message, status = f"stopped; --resume goes on from the last whole epoch in {args.out}", 130
+    else:
+        return 0
+    if sys.stdout.isatty():
+        print()                 # the progress line stays
+    print(f"train_animals: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

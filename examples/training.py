@@ -1,6 +1,9 @@
 """Train one net: the loop, its checkpoints and its progress line."""
-import sys
+import dataclasses
+import datetime
+import shutil
 import time
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +44,10 @@ def accuracy(scores, labels):
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be gone on from: one or two lines that name the file and say what to do."""
+
+
 class Run:
     """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds."""
 
@@ -60,6 +67,9 @@ class Run:
         self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
         self.steps, self.targets = steps, targets
+        images = zlib.crc32(held_out.images, zlib.crc32(train.labels, zlib.crc32(train.images)))
+        self.settings = dataclasses.asdict(recipe) | {
+            "seed": seed, "classes": train.classes, "training images": len(train), "images (CRC-32)": images}
         self.epoch, self.history, self.losses = 0, [], []      # losses: [step, mean loss since the one before]
 
     def penalty(self):
@@ -80,6 +90,7 @@ class Run:
             for x, y in self.loader.epoch(self.epoch):
                 scores = self.model(ms.Tensor(x))
                 loss = self.loss(scores, ms.Tensor(y))
+                value = loss.item()     # without the penalty: comparable between the nets
                 if self.recipe.l1:
                     loss = loss + self.penalty()
                 self.optimizer.zero_grad()
@@ -88,7 +99,6 @@ class Run:
                 self.scheduler.step()
                 if self.pruner:
                     self.pruner.step()
-                value = loss.item()
                 steps += 1
                 recent += value
                 if steps % 10 == 0:
@@ -124,28 +134,45 @@ class Run:
     def state_dict(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(), "pruner": self.pruner and self.pruner.state_dict(),
-                "epoch": self.epoch, "history": self.history, "losses": self.losses}
+                "epoch": self.epoch, "history": self.history, "losses": self.losses, "settings": self.settings}
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.pruner:
+            self.pruner.load_state_dict(state["pruner"])
+        self.epoch, self.history, self.losses = state["epoch"], state["history"], state["losses"]
 
     def save(self):
         ms.save(self.state_dict(), self.path)
 
     def resume(self):
-        """Go on from the checkpoint, where there is one."""
-        if self.path.exists():
+        """Go on from the checkpoint, where there is one; CheckpointError where it is damaged or of another run."""
+        if not self.path.exists():
+            return
+        try:
             state = ms.load(self.path)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            if self.pruner:
-                self.pruner.load_state_dict(state["pruner"])
-            self.epoch, self.history, self.losses = state["epoch"], state["history"], state["losses"]
+            before = dict(state["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.path}: damaged, or not a checkpoint ({error}).\n"
+                                  "Remove it, or begin anew without --resume.") from None
+        for name, value in self.settings.items():
+            if before.get(name) != value:
+                raise CheckpointError(f"{self.path}: made with {name} {before.get(name)}, this run has {value}.\n"
+                                      "Resume with the same settings and data, or begin anew without --resume.")
+        try:
+            self.load_state_dict(state)
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{self.path}: does not fit this net ({error}).\n"
+                                  "Remove it, or begin anew without --resume.") from None
 
 
 class Progress:
     """The progress line: redrawn in place on a terminal, a plain line now and then in a log."""
 
-    def __init__(self, stream, every=15.0):
-        self.stream, self.terminal = stream, stream.isatty()
+    def __init__(self, stream, runs, every=15.0):
+        self.stream, self.terminal, self.runs = stream, stream.isatty(), runs
         self.every = 0.2 if self.terminal else every        # seconds between two lines
         self.latest = time.perf_counter()
 
@@ -156,12 +183,14 @@ class Progress:
             return
         self.latest = now
         rate = images / seconds
-        left = ((run.recipe.epochs - run.epoch) * len(run.loader) * run.loader.batch_size - images) / rate
+        left = sum((r.recipe.epochs - r.epoch) * len(r.loader) * r.loader.batch_size for r in self.runs) - images
         sparsity = sparse.summary(run.model)[-1].sparsity
         text = (f"{run.name} epoch {run.epoch + 1}/{run.recipe.epochs} {images / len(run.loader.images):4.0%}  "
-                f"loss {loss:.3f}  accuracy {accuracy:.1%}  zeros {sparsity:.1%}  {rate:.0f} images/s  "
-                f"{left // 60:.0f}:{left % 60:02.0f} left")
-        self.stream.write(f"\r{text}\033[K" if self.terminal else text + "\n")
+                f"{datetime.timedelta(seconds=round(left / rate))} left  "
+                f"loss {loss:.3f}  accuracy {accuracy:.1%}  zeros {sparsity:.1%}  {rate:.0f} images/s")
+        if self.terminal:       # a line that wraps could not be redrawn in place
+            text = f"\r{text[:shutil.get_terminal_size().columns - 1]}\033[K"
+        self.stream.write(text if self.terminal else text + "\n")
         self.stream.flush()
 
     def line(self, run):
