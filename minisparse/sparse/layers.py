@@ -1,0 +1,156 @@
+"""Layers that are sparse by themselves: with a fixed mask, with one that changes, and with gates that learn it.
+
+The masked layers are nn.Linear and nn.Conv2d, with weight.mask set: all that works on those works on them.
+"""
+import numpy as np
+
+from .. import conv, nn
+from ..linear import linear
+from ..tensor import no_grad
+from .gates import HardConcrete
+from .masks import magnitude, topk_mask
+
+
+# --- masks ------------------------------------------------------------------------------------------------
+class _Masked:
+    """What a Linear or Conv2d gets: a mask that keeps round(n (1 - sparsity)) of its n weights, the largest."""
+
+    @property
+    def sparsity(self):
+        """The share of weights that the mask prunes."""
+        return 0.0 if self.weight.mask is None else 1 - np.count_nonzero(self.weight.mask) / self.weight.numel()
+
+    def _keep_largest(self, sparsity):
+        scores = magnitude(self.weight.data)
+        if self.weight.mask is not None:        # a weight that is kept and 0 goes before one that is pruned
+            scores = np.where(self.weight.mask, scores, -1)
+        self.weight.set_mask(topk_mask(scores, sparsity))
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, sparsity={self.sparsity:.4g}"
+
+
+class _Dynamic(_Masked):
+
+    def update_sparsity(self, new_sparsity):
+        """Renew the mask from the weights as they are now. ValueError outside [0, 1).
+
+        Up: the smallest of the kept weights go. Down: pruned weights come back, as zeros (the lower index first),
+        and training lets them grow.
+        """
+        self._keep_largest(new_sparsity)
+
+
+class SparseLinear(_Masked, nn.Linear):
+    """nn.Linear with the smallest weights it starts with pruned for good; sparsity: their share, in [0, 1)."""
+
+    def __init__(self, in_features, out_features, bias=True, sparsity=0.5):
+        super().__init__(in_features, out_features, bias)
+        self._keep_largest(sparsity)
+
+
+class SparseConv2d(_Masked, nn.Conv2d):
+    """nn.Conv2d (and its options) with the smallest weights it starts with pruned; sparsity: their share."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *options, sparsity=0.5, **named_options):
+        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+        self._keep_largest(sparsity)
+
+
+class DynamicSparseLinear(_Dynamic, nn.Linear):
+    """nn.Linear with a mask that update_sparsity renews."""
+
+    def __init__(self, in_features, out_features, bias=True, initial_sparsity=0.5):
+        super().__init__(in_features, out_features, bias)
+        self._keep_largest(initial_sparsity)
+
+
+class DynamicSparseConv2d(_Dynamic, nn.Conv2d):
+    """nn.Conv2d (and its options) with a mask that update_sparsity renews."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *options, initial_sparsity=0.5, **named_options):
+        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+        self._keep_largest(initial_sparsity)
+
+
+# --- gates ------------------------------------------------------------------------------------------------
+class _Gated:
+    """What a Linear or Conv2d gets: hard-concrete gates z, and theta = weight * z (arXiv:1712.01312, equation 2).
+
+    gates: "unit", a gate for each unit of the layer, or "weight", a gate for each weight.
+    droprate: the share of gates that are closed at the start, about.
+    Add the penalty to the loss: see expected_l0. `plain()` is the layer without gates, for what comes after training.
+    """
+
+    def _make_gates(self, gates, unit_shape, droprate):
+        if gates not in ("unit", "weight"):
+            raise ValueError(f"{type(self).__name__}: gates is 'unit' or 'weight', got {gates!r}")
+        self.gates = gates
+        self.gate = HardConcrete(unit_shape if gates == "unit" else self.weight.shape, droprate)
+
+    def theta(self, z):
+        """The weight and the bias (or None) under the gates z."""
+        return self.weight * z, self.bias
+
+    @no_grad()
+    def plain(self):
+        """The nn.Linear or nn.Conv2d that this layer is in evaluation; where single weights close, with a mask."""
+        z = self.gate.deterministic()
+        weight, bias = self.theta(z)
+        layer = ordinary(self, weight.data, None if bias is None else np.copy(bias.data))
+        if self.gates == "weight" and not z.data.all():
+            layer.weight.set_mask(z.data > 0)
+        return layer
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, gates={self.gates!r}"
+
+
+class L0Linear(_Gated, nn.Linear):
+    """nn.Linear whose units, or single weights, can close.
+
+    A unit is an input feature, as in the paper's MLP: the first layer chooses among the inputs of the net, and a
+    hidden unit that the next layer does not read is out. The bias has no gate.
+    """
+
+    def __init__(self, in_features, out_features, bias=True, gates="unit", droprate=0.5):
+        super().__init__(in_features, out_features, bias)
+        self._make_gates(gates, (1, in_features), droprate)
+
+    def forward(self, x):
+        # gates on the weight rather than on x: theirs then is no gradient of x, which a first layer can do without
+        return linear(x, *self.theta(self.gate()))
+
+
+class L0Conv2d(_Gated, nn.Conv2d):
+    """nn.Conv2d (and its options) whose units, or single weights, can close.
+
+    A unit is a filter, as in the paper: the whole output channel goes. Its bias goes with it, in training as in
+    evaluation: a closed filter sends zeros, so nothing is lost when `shrink` removes it.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, *options, gates="unit", droprate=0.5, **named_options):
+        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+        self._make_gates(gates, (out_channels, 1, 1, 1), droprate)
+
+    def theta(self, z):
+        weight, bias = super().theta(z)
+        if self.gates == "unit" and bias is not None:
+            bias = bias * z.reshape(-1)
+        return weight, bias
+
+    def forward(self, x):
+        return conv.conv2d(x, *self.theta(self.gate()), self.stride, self.padding, self.dilation, self.groups)
+
+
+def ordinary(layer, weight, bias):
+    """The nn.Linear or nn.Conv2d with these arrays (bias may be None) and the other options of `layer`."""
+    if isinstance(layer, nn.Conv2d):
+        new = nn.Conv2d(weight.shape[1] * layer.groups, len(weight), layer.kernel_size, layer.stride,
+                        layer.padding, layer.dilation, layer.groups, bias is not None)
+    else:
+        new = nn.Linear(weight.shape[1], len(weight), bias is not None)
+    new.weight = nn.Parameter(weight, layer.weight.requires_grad)
+    if bias is not None:
+        new.bias = nn.Parameter(bias, (layer.weight if layer.bias is None else layer.bias).requires_grad)
+    return new.train(layer.training)
