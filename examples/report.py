@@ -1,7 +1,7 @@
 """The report of train_animals.py, a dense and a sparse net side by side: pictures, report.md, report.json."""
+import io
 import json
 import math
-import os
 import pathlib
 
 import matplotlib
@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from minisparse.serialize import write_atomically
 
 from comparison import (HEAD, NETS, TIE, as_markdown, as_text, both, findings, image_sets, percent, short,
                         summary, table, zero_counts)
@@ -18,7 +20,7 @@ INK, GREY, PALE = "#222222", "#777777", "#E4E4E4"
 STYLE = {"font.size": 9, "text.color": INK, "axes.labelcolor": GREY, "axes.edgecolor": "#BBBBBB",
          "xtick.color": GREY, "ytick.color": INK, "xtick.major.size": 0, "ytick.major.size": 0,
          "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-         "legend.frameon": False,
+         "legend.frameon": False, "text.parse_math": False,      # a class may be called $x$
          "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlesize": 10.5, "axes.titlepad": 9,
          "figure.constrained_layout.use": True, "figure.constrained_layout.w_pad": .12,
          "figure.constrained_layout.h_pad": .1, "savefig.dpi": 150,
@@ -131,7 +133,8 @@ def draw_filters(ax, weights, mask, title, columns, rows):
     weights = np.nan_to_num(np.asarray(weights, float))[:columns * blocks, :rows]
     n, channels, k, _ = weights.shape
     largest = np.abs(weights).max((1, 2, 3), keepdims=True).clip(1e-12)
-    tiles = list(matplotlib.colormaps["BrBG"](.5 + .5 * weights / largest.max())[..., :3].swapaxes(0, 1))
+    strong = np.quantile(np.abs(weights), .99).clip(1e-12)      # a few giants would leave the others pale
+    tiles = list(matplotlib.colormaps["BrBG"](.5 + .5 * weights / strong)[..., :3].swapaxes(0, 1))
     if rgb:
         tiles.insert(0, (.5 + .5 * weights / largest).transpose(0, 2, 3, 1))
     cell, gap = 6, 3                                 # pixels a weight, pixels between tiles
@@ -159,12 +162,13 @@ def draw_predictions(ax, results, examples, columns=10, rows=(2, 4)):
     """Test images that the sparse net names rightly, then some that it does not, spread over the classes."""
     classes, truth = results["data"]["classes"], np.asarray(examples["truth"])
     right = np.asarray(examples["sparse"]) == truth
-    nth = np.array([np.sum(truth[:i] == t) for i, t in enumerate(truth)])     # how many of its class so far
     top = 0
     for word, chosen, height in zip(("right", "wrong"), (right, ~right), rows):
         ax.text(.05, top + .12, f"The sparse net is {word}", fontweight="bold", fontsize=10.5)
         chosen = np.flatnonzero(chosen)
-        for place, i in enumerate(chosen[np.lexsort((truth[chosen], nth[chosen]))][:columns * height]):
+        nth = [np.sum(truth[chosen[:i]] == t) for i, t in enumerate(truth[chosen])]     # of its class so far
+        chosen = chosen[np.lexsort((truth[chosen], nth))][:columns * height]
+        for place, i in enumerate(chosen):
             x, y = place % columns, top + .5 + 1.5 * (place // columns)
             ax.imshow(np.moveaxis(examples["images"][i], 0, -1), extent=(x + .06, x + .94, y + .88, y))
             lines = [(y - .05, classes[truth[i]], {"va": "bottom"})]
@@ -176,9 +180,10 @@ def draw_predictions(ax, results, examples, columns=10, rows=(2, 4)):
                                                 "fontweight": "normal" if answer == truth[i] else "bold"}))
             for at, text, style in lines:
                 ax.text(x + .5, at, short(text, 16), ha="center", fontsize=7.5, **style)
-        top += .6 + 1.5 * height
+        top += .6 + 1.5 * -(-len(chosen) // columns)
     ax.set(xlim=(0, columns), ylim=(top, -.1))
     ax.set_axis_off()
+    ax.figure.set_size_inches(11, 1.1 * top)
 
 
 # Pages
@@ -242,7 +247,7 @@ def draw(results, pictures):
     yield ("filters.png", "Filters of the first masked layer: brown below zero, green above; crosses where "
            "the mask holds a zero", figure)
 
-    figure = Figure(figsize=(11, 11.3))
+    figure = Figure()
     draw_predictions(figure.subplots(), results, pictures["examples"])
     yield ("predictions.png", "Test images: the truth above; below, the dense net's answer (blue) and the "
            "sparse net's with its probability (orange); wrong answers bold", figure)
@@ -282,24 +287,18 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def replace(path, write):
-    """Write a file under a temporary name, then rename it: readers see the old file or the new one, whole."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        write(file)
-    os.replace(part, path)
-
-
 def write_report(out, results, pictures):
     """Write report.md, report.json and the pictures into folder `out`; return table and summary as text."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results, captions = plain(results), {}
     text = json.dumps(results, indent=1, allow_nan=False)
-    replace(out / "report.json", lambda file: file.write(text.encode()))
+    write_atomically(out / "report.json", text.encode())
     with matplotlib.rc_context(STYLE):
         for name, captions[name], figure in draw(results, pictures):
-            replace(out / name, lambda file: figure.savefig(file, format="png"))
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png")
+            write_atomically(out / name, picture.getbuffer())
     found = findings(results)
-    replace(out / "report.md", lambda file: file.write(as_page(results, found, captions).encode()))
+    write_atomically(out / "report.md", as_page(results, found, captions).encode())
     return "\n".join([as_text(table(results)), "", *summary(found)])

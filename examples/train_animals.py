@@ -24,7 +24,7 @@ from minisparse import data, deploy, nn, sparse
 
 from animal_net import animal_net, whiten
 from report import write_report
-from training import CheckpointError, Progress, Recipe, Run, evaluate
+from training import Progress, Recipe, Run, RunError, evaluate
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
@@ -44,14 +44,16 @@ def parse(argv=None):
     parser.add_argument("--val", action="append", default=[], metavar="NAME=PATH",
                         help="an external validation set: class folders, or drawn:STYLE; may be repeated")
     parser.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/animals"), metavar="FOLDER")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out; without it a run begins anew and removes them")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/animals"), metavar="FOLDER",
+                        help="for the report, the models and the checkpoints (runs/animals)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the checkpoints in --out; without it a run begins anew and removes them")
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
     parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (0.55)")
     parser.add_argument("--fc-sparsity", type=float, metavar="SHARE", help="zeros of each fully connected layer (0.75)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice: the same seed gives the same nets (0)")
     parser.add_argument("--threads", type=int, help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:
@@ -89,11 +91,11 @@ def read_data(args):
     for item in args.val:
         name, found, path = item.partition("=")
         if not found or not name or name in external:
-            raise data.DataError(f"--val {item}: expected NAME=PATH, each name once")
+            raise data.DataError(f"--val {item}: expected NAME=PATH, each name once.")
         external[name] = path
     if args.data == "drawn":
-        train, test = drawn(data.drawn.STYLES[0], DRAWN_TRAIN, args.seed), drawn(data.drawn.STYLES[0], DRAWN_TEST,
-                                                                                 args.seed + 1_000_003)
+        train = drawn(data.drawn.STYLES[0], DRAWN_TRAIN, args.seed)
+        test = drawn(data.drawn.STYLES[0], DRAWN_TEST, args.seed + 1_000_003)
         external = {style: f"drawn:{style}" for style in data.drawn.STYLES[1:]} | external
     elif args.data == "cifar10":
         train, test = data.read_cifar10(args.data_dir, download=args.download, size=SIZE)
@@ -104,8 +106,8 @@ def read_data(args):
         if path.startswith("drawn:"):
             style = path.removeprefix("drawn:")
             if style not in data.drawn.STYLES or train.classes != data.drawn.CLASSES:
-                raise data.DataError(f"--val {name}={path}: the styles are {', '.join(data.drawn.STYLES)}, and the classes "
-                                     f"must be {', '.join(data.drawn.CLASSES)}")
+                raise data.DataError(f"--val {name}={path}: the styles are {', '.join(data.drawn.STYLES)}, "
+                                     f"and the classes must be {', '.join(data.drawn.CLASSES)}.")
             sets[name] = drawn(style, DRAWN_TEST, args.seed + 2_000_003)
         else:
             sets[name] = data.read_validation(path, train.classes, SIZE, skip_bad=args.skip_bad_images)
@@ -238,7 +240,7 @@ def run(args):
                  "test": len(test), "validation": {name: len(part) for name, part in validation.items()},
                  "left_out": left_out},
         "nets": nets}
-    shown = np.random.default_rng(args.seed).permutation(len(test))[:200]
+    shown = np.random.default_rng(args.seed).permutation(len(test))
     likely = np.exp(scores["sparse"][shown] - scores["sparse"][shown].max(axis=1, keepdims=True))
     first = {name: net.model.conv1a.weight for name, net in runs.items()}
     pictures = {
@@ -256,7 +258,7 @@ def main(argv=None):
         ms.set_num_threads(args.threads)
     try:
         run(args)
-    except (data.DataError, CheckpointError, FloatingPointError) as error:
+    except (data.DataError, RunError) as error:
         message, status = str(error), 2
     except OSError as error:
         message, status = f"{error.filename or args.out}: {error.strerror or error}", 2

@@ -44,8 +44,8 @@ def accuracy(scores, labels):
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from: one or two lines that name the file and say what to do."""
+class RunError(ValueError):
+    """A run that cannot begin or go on: one or two lines that say why and what to do."""
 
 
 class Run:
@@ -64,7 +64,10 @@ class Run:
             cycle_momentum=False, div_factor=5, final_div_factor=1000)
         start, end = (round(share * steps) for share in recipe.prune)
         every = max(1, min(100, (end - start) // 20))
-        self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
+        try:
+            self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
+        except ValueError as error:
+            raise RunError(f"{error}.\nAsk for fewer zeros.") from None
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
         self.steps, self.targets = steps, targets
         images = zlib.crc32(held_out.images, zlib.crc32(train.labels, zlib.crc32(train.images)))
@@ -105,7 +108,8 @@ class Run:
                     self.losses.append([self.epoch * len(self.loader) + steps, recent / 10])
                     recent = 0.0
                 if not np.isfinite(value):
-                    raise FloatingPointError(f"{self.name}: the loss is {value}; try a lower learning rate")
+                    raise RunError(f"{self.name}: the loss is {value} in epoch {self.epoch + 1}.\n"
+                                   "Lower the learning rate (lr of the preset).")
                 total += len(y)
                 correct += int(np.sum(scores.data.argmax(axis=1) == y))
                 running += value * len(y)
@@ -148,23 +152,24 @@ class Run:
         ms.save(self.state_dict(), self.path)
 
     def resume(self):
-        """Go on from the checkpoint, where there is one; CheckpointError where it is damaged or of another run."""
+        """Go on from the checkpoint, where there is one; RunError where it is damaged or of another run."""
         if not self.path.exists():
             return
         try:
             state = ms.load(self.path)
             before = dict(state["settings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path}: damaged, or not a checkpoint ({error}).\n"
+            why = str(error).removeprefix(f"{self.path}: ")
+            raise RunError(f"{self.path}: damaged, or not a checkpoint ({why}).\n"
                                   "Remove it, or begin anew without --resume.") from None
         for name, value in self.settings.items():
             if before.get(name) != value:
-                raise CheckpointError(f"{self.path}: made with {name} {before.get(name)}, this run has {value}.\n"
+                raise RunError(f"{self.path}: made with {name} {before.get(name)}, this run has {value}.\n"
                                       "Resume with the same settings and data, or begin anew without --resume.")
         try:
             self.load_state_dict(state)
         except (ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{self.path}: does not fit this net ({error}).\n"
+            raise RunError(f"{self.path}: does not fit this net ({error}).\n"
                                   "Remove it, or begin anew without --resume.") from None
 
 

@@ -1,6 +1,8 @@
 """The report of train_animals.py, on made-up results."""
 import copy
+import errno
 import json
+import os
 import pathlib
 import sys
 
@@ -154,6 +156,9 @@ def test_bare_and_diverged_runs(tmp_path):
         values["test"]["per_class"]["dog"], values["test"]["confusion"][2] = float("nan"), [0, 0, 0]
         values["layers"] = values["layers"][:2]
     results["nets"]["dense"]["schedule"] = []
+    results["data"]["classes"] = ["$bird^$", *CLASSES[1:]]     # no mathematics
+    for values in results["nets"].values():
+        values["test"]["per_class"]["$bird^$"] = values["test"]["per_class"].pop("bird")
     pictures["examples"]["sparse"] = pictures["examples"]["truth"]
     pictures |= {"mask": None, "filters": {name: np.full((4, 1, 5, 5), np.nan) for name in report.NETS}}
     before = copy.deepcopy(results)
@@ -165,12 +170,12 @@ def test_bare_and_diverged_runs(tmp_path):
     assert repr(results) == repr(before)
 
 
-def test_no_half_written_file(tmp_path):
+def test_no_half_written_file(tmp_path, monkeypatch):
     (tmp_path / "report.json").write_text("old")
 
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-    with pytest.raises(OSError):
-        report.replace(tmp_path / "report.json", fail)
-    assert (tmp_path / "report.json").read_text() == "old"
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="report.json"):
+        report.write_report(tmp_path, *made_up())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": "old"}
