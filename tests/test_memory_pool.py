@@ -257,9 +257,14 @@ def test_a_forked_child_has_threads_of_its_own(threads):
     assert all(np.array_equal(a, b) for a, b in zip(step(), expected))
 
 
-def test_blas_is_held_at_one_thread(threads):
-    import threadpoolctl
-    step()
-    assert {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"} <= {1}
+def test_blas_is_held_at_one_thread():
+    program = """
+import threadpoolctl
+from minisparse.kernels.pool import parallel
+parallel(lambda start, stop: None, 8)
+assert {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"} <= {1}
+"""
+    others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, "-c", program], check=True, env={**others, "OPENBLAS_NUM_THREADS": "2"})
 
 

@@ -110,14 +110,25 @@ def test_running_statistics_keep_their_dtype():
 
 
 def test_running_statistics_may_change_between_forward_and_backward():
+    """The gradients are those of the statistics that were used."""
     (x,) = draw((6, 3))
     mean, var = Tensor(np.zeros(3)), Tensor(np.ones(3))
-    found = Tensor(x, requires_grad=True)
-    y = batch_norm(found, mean, var)
+    found, weight = Tensor(x, requires_grad=True), Tensor(np.ones(3), requires_grad=True)
+    y = batch_norm(found, mean, var, weight)
     mean.data += 5
     var.data += 5
     y.backward(np.ones_like(x))
     np.testing.assert_allclose(found.grad.data, 1 / np.sqrt(1 + 1e-5), rtol=1e-12)
+    np.testing.assert_allclose(weight.grad.data, x.sum(axis=0) / np.sqrt(1 + 1e-5), rtol=1e-12)
+
+
+def test_training_announces_that_it_changes_the_running_statistics():
+    (x,) = draw((6, 3))
+    mean, var = Tensor(np.zeros(3)), Tensor(np.ones(3))
+    product = Tensor(np.ones(3), requires_grad=True) * mean
+    batch_norm(Tensor(x), mean, var, training=True)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        product.backward(np.ones(3))
 
 
 def test_batch_norm_of_no_images():
