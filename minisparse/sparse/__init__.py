@@ -3,7 +3,7 @@ from .gates import HardConcrete, expected_l0, expected_l2
 from .layers import (DynamicSparseConv2d, DynamicSparseLinear, L0Conv2d, L0Linear, SparseConv2d,
                      SparseLinear)
 from .masks import block_mask, magnitude, n_m_mask, random_mask, topk_mask, unit_mask
-from .penalties import l1
+from .penalties import elastic_net, group_lasso, l1, lambda_path
 from .pruner import Pruner
 from .schedules import Constant, Cosine, Cubic, OneShot    # not Linear: it would read as a layer
 from .zeros import sparsifiable, summary
