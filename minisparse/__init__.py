@@ -37,9 +37,14 @@ cuda = types.SimpleNamespace(is_available=lambda: False)    # programs ask befor
 
 for _function in (log_softmax, relu, sigmoid, softmax, tanh):
     setattr(Tensor, _function.__name__, _function)
+for _name in ("to_sparse", "to_sparse_coo", "to_sparse_csr"):
+    setattr(Tensor, _name, lambda a, name=_name:
+            getattr(importlib.import_module(".sparse.formats", __name__), name)(a))
 
 
 def __getattr__(name):
     if name in ("nn", "optim", "data", "sparse", "deploy"):
         return importlib.import_module("." + name, __name__)
+    if name in ("sparse_coo", "sparse_coo_tensor", "sparse_csr", "sparse_csr_tensor"):
+        return getattr(importlib.import_module(".sparse.formats", __name__), name)
     raise LeftOut(f"module {__name__!r} has no attribute {name!r}")

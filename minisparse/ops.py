@@ -356,21 +356,21 @@ def augmented(function):
 
 
 # --- the same as Python's operators -----------------------------------------------------------------------
-def comparison(function):
-    """x == None is False rather than an error."""
-    def compare(a, b):
-        return function(a, b) if isinstance(b, (Tensor, np.ndarray, *NUMBERS)) else NotImplemented
-    return compare
+def infix(function):
+    """The function between a and b; where b is no tensor or number Python asks b (and x == None is False)."""
+    def apply(a, b):
+        return function(a, b) if isinstance(b, (Tensor, np.ndarray, complex, *NUMBERS)) else NotImplemented
+    return apply
 
 
 for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow,
                          "floordiv": floor_divide, "mod": remainder,
                          "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}.items():
-    setattr(Tensor, f"__{_name}__", _function)
+    setattr(Tensor, f"__{_name}__", infix(_function))
     setattr(Tensor, f"__r{_name}__", lambda a, b, function=_function: function(b, a))
     setattr(Tensor, f"__i{_name}__", augmented(_function))
 for _function in (eq, ne, lt, le, gt, ge):
-    setattr(Tensor, f"__{_function.__name__}__", comparison(_function))
+    setattr(Tensor, f"__{_function.__name__}__", infix(_function))
 for _function in (clamp, clamp_min, clamp_max, abs, neg, exp, sqrt, round):
     in_place(_function)
 Tensor.__neg__, Tensor.__abs__, Tensor.__invert__, Tensor.__pos__ = neg, abs, bitwise_not, lambda a: a

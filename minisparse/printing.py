@@ -51,22 +51,39 @@ def layout(x, write, indent, short):
     return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
 
 
+def body(x, indent):
+    """The numbers of the array x in brackets, to stand after `indent` characters."""
+    if x.size == 0:
+        return "[]"
+    short = x.size > LARGE
+    return layout(x, number_format(edges(x) if short else x), indent, short)
+
+
+def origin(a):
+    """[where the tensor a has its gradient from], or []."""
+    if a._node is not None:
+        return ["grad_fn=<" + a._node.name.title().replace("_", "") + "Backward0>"]
+    return ["requires_grad=True"] * a.requires_grad
+
+
+def annotated(out, notes, newline=False):
+    """out, the notes, and the last bracket. A note that does not fit begins a line, as does the first if newline."""
+    last = len(out) - out.rfind("\n") + 1
+    for note in notes:
+        if newline or last + len(note) + 2 > LINE:
+            out, last, newline = out + ",\n" + " " * len("tensor(") + note, len("tensor(") + len(note), False
+        else:
+            out, last = out + ", " + note, last + len(note) + 2
+    return out + ")"
+
+
 def text(a):
     """repr(a)."""
-    x, short = a.data, a.data.size > LARGE
-    write = number_format(edges(x) if short else x)
-    out = "tensor(" + (layout(x, write, len("tensor("), short) if x.size else "[]")
+    x = a.data
     notes = [f"size={x.shape}"] if x.size == 0 and x.ndim != 1 else []
     if x.dtype not in (np.float32, np.int64, np.bool_) or (x.size == 0 and x.dtype != np.float32):
         notes.append(f"dtype={x.dtype}")
-    if a._node is not None:
-        notes.append("grad_fn=<" + a._node.name.title().replace("_", "") + "Backward0>")
-    elif a.requires_grad:
-        notes.append("requires_grad=True")
-    for note in notes:
-        last = len(out) - out.rfind("\n") + 1
-        out += (", " if last + len(note) + 2 <= LINE else ",\n" + " " * len("tensor(")) + note
-    return out + ")"
+    return annotated("tensor(" + body(x, len("tensor(")), notes + origin(a))
 
 
 Tensor.__repr__ = text

@@ -10,6 +10,8 @@ from .tensor import Tensor
 @method
 def matmul(a, b):
     """The matrix product of the last two dimensions; those before broadcast. Vectors are rows, columns."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return a @ b        # sparse tensors bring their own product
     if a.dtype != b.dtype:
         raise RuntimeError(f"matmul: the tensors must have one dtype, they are {a.dtype} and {b.dtype}")
     value = np.matmul(a.data, b.data)
@@ -28,7 +30,8 @@ def matmul(a, b):
         if y.ndim == 2:     # one product instead of a sum of many
             return (x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])).reshape(b.shape)
         return unbroadcast(x.swapaxes(-1, -2) @ g, y.shape)
-    return Tensor.from_op("matmul", value, (a, left), (b, right))
+    name = {(1, 1): "dot", (2, 1): "mv", (2, 2): "mm"}.get((a.ndim, b.ndim), "matmul")
+    return Tensor.from_op(name, value, (a, left), (b, right))
 
 
 def product(name, left, right):
@@ -92,4 +95,4 @@ def explicit(equation, ndims):
     return inputs, output.replace("...", batch)
 
 
-Tensor.__matmul__ = matmul
+Tensor.__matmul__ = lambda a, b: matmul(a, b) if isinstance(b, Tensor) else NotImplemented

@@ -121,6 +121,25 @@ def gather_rows(indptr, offset, value, x, starts, out):
             out[o, r] += value[first:last] @ runs[start + offset[first:last]]
 
 
+def multiply_vector(indptr, column, value, x, out):
+    """out[o] = sum over k in indptr[o] ... indptr[o + 1] of value[k] x[column[k]].
+
+    Here: all the products at once, then added to the row that each belongs to.
+    """
+    first, last = int(indptr[0]), int(indptr[-1])
+    rows = np.repeat(np.arange(len(out)), np.diff(indptr.astype(np.int64)))
+    out[:] = np.bincount(rows, value[first:last] * x[column[first:last]], minlength=len(out))
+
+
+def sample_product(indptr, column, g, x, out):
+    """out[k] = g[o] . x[column[k]] for k in indptr[o] ... indptr[o + 1].
+
+    Here: both sides gathered, and one einsum.
+    """
+    kept = slice(indptr[0], indptr[-1])
+    out[kept] = np.einsum("kn,kn->k", np.repeat(g, np.diff(indptr), axis=0), x[column[kept]])
+
+
 def normal(x):
     """(distribution function, density) of the standard normal distribution.
 
