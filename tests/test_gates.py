@@ -41,7 +41,8 @@ def test_sample_is_equations_10_and_11():
 
 def test_deterministic_gate_is_equation_13():
     log_alpha = np.linspace(-4, 4, 50)
-    np.testing.assert_allclose(gate_at(log_alpha).deterministic().data, clipped(sigmoid(log_alpha)), rtol=1e-12)
+    z = gate_at(log_alpha).deterministic()
+    np.testing.assert_allclose(z.data, clipped(sigmoid(log_alpha)), rtol=1e-12)
 
 
 def test_open_probability_is_equation_12_and_what_samples_do():
@@ -105,7 +106,8 @@ def test_droprate_places_the_gates():
     assert abs(log_alpha.mean() - math.log(0.8 / 0.2)) < 2e-3 and 0.008 < log_alpha.std() < 0.012
 
 
-@pytest.mark.parametrize("options, match", [({"droprate": 0.0}, "droprate.*0.0"), ({"droprate": 1}, "droprate"),
+@pytest.mark.parametrize("options, match", [({"droprate": 0.0}, "droprate.*0.0"),
+                                            ({"droprate": 1}, "droprate"),
                                             ({"gamma": 0.0}, "gamma < 0"), ({"zeta": 1.0}, "zeta > 1"),
                                             ({"beta": 0.0}, "beta > 0")])
 def test_bad_options(options, match):

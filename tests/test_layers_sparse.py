@@ -7,7 +7,8 @@ import pytest
 import minisparse as ms
 from minisparse import nn, optim, sparse
 
-FIXED = {"linear": lambda **o: sparse.SparseLinear(10, 5, **o), "conv": lambda **o: sparse.SparseConv2d(3, 4, 3, **o)}
+FIXED = {"linear": lambda **o: sparse.SparseLinear(10, 5, **o),
+         "conv": lambda **o: sparse.SparseConv2d(3, 4, 3, **o)}
 DYNAMIC = {"linear": (lambda **o: sparse.DynamicSparseLinear(10, 5, **o), (6, 10)),
            "conv": (lambda **o: sparse.DynamicSparseConv2d(3, 4, 3, **o), (2, 3, 5, 5))}
 

@@ -24,11 +24,11 @@ class HardConcrete(Module):
     shape: of the gates; one that broadcasts to a weight's shape makes one gate for a whole slice of it.
     droprate: the probability in (0, 1) that the binary gate underneath is closed at the start.
     beta, gamma, zeta: temperature and limits of the distribution. A binary concrete variable s lies in (0, 1);
-        stretched to (gamma, zeta) and clipped to [0, 1] it is exactly 0 or 1 with a probability that is not zero.
+        stretched to (gamma, zeta) and clipped to [0, 1] it is exactly 0, and exactly 1, with some probability.
 
-    The parameter `log_alpha`, of the gates' shape, is the location: the higher, the more open. One sample is drawn
-    a call, that is for a whole minibatch, as in the paper's experiments: theta = weight * z is then one ordinary
-    weight for all examples, where a gate for each example would need a product for each of them.
+    The parameter `log_alpha`, of the gates' shape, is the location: the higher, the more open. One sample is
+    drawn a call, that is for a whole minibatch, as in the paper's experiments: theta = weight * z is then one
+    ordinary weight for all examples, where a gate for each example would need a product for each of them.
     """
 
     def __init__(self, shape, droprate=0.5, beta=2 / 3, gamma=-0.1, zeta=1.1):
@@ -36,7 +36,8 @@ class HardConcrete(Module):
         if not 0 < droprate < 1:
             raise ValueError(f"HardConcrete: droprate must lie between 0 and 1, got {droprate}")
         if not (beta > 0 and gamma < 0 and zeta > 1):
-            raise ValueError(f"HardConcrete: needs beta > 0, gamma < 0 and zeta > 1, got {beta}, {gamma} and {zeta}")
+            raise ValueError(f"HardConcrete: needs beta > 0, gamma < 0 and zeta > 1, got "
+                             f"{beta}, {gamma} and {zeta}")
         self.droprate, self.beta, self.gamma, self.zeta = droprate, beta, gamma, zeta
         self.log_alpha = Parameter(np.zeros(shape, np.float32))
         self.reset_parameters()
@@ -51,7 +52,8 @@ class HardConcrete(Module):
     def sample(self):
         """Equations 10 and 11, with u uniform in (0, 1):
 
-            s = sigmoid((log u - log(1 - u) + log alpha) / beta),  z = min(1, max(0, s (zeta - gamma) + gamma))
+            s = sigmoid((log u - log(1 - u) + log alpha) / beta)
+            z = min(1, max(0, s (zeta - gamma) + gamma))
         """
         u = generator().random(self.log_alpha.shape, self.log_alpha.dtype)
         with np.errstate(divide="ignore"):      # u may be 0: log u is -inf, s is 0
@@ -72,7 +74,7 @@ class HardConcrete(Module):
         return Tensor.from_op("hard_concrete", np.clip(stretched, 0, 1), (log_alpha, vjp))
 
     def open_probability(self):
-        """Equation 12: P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta)), an array of the gates' shape."""
+        """Equation 12: P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta)), an array like the gates."""
         return _sigmoid(self.log_alpha.data - self.beta * math.log(-self.gamma / self.zeta))
 
     def extra_repr(self):
@@ -89,10 +91,10 @@ def _gated(model, name):
 def expected_l0(model):
     """The expected number of weights that are not zero: the sum over gates of |g| P(z_g != 0), section 2.4.
 
-    model: a Module with L0Linear and L0Conv2d layers, or one of these layers. |g| is the number of weights under
-    gate g; biases are not counted. A scalar with a gradient. The paper's loss, for N training examples, is
+    model: a Module with L0Linear and L0Conv2d layers, or one of these layers. |g| is the number of weights
+    under gate g; biases are not counted. A scalar with a gradient. The paper's loss for N training examples is
 
-        loss = cross_entropy(model(x), y) + strength / N * expected_l0(model) + weight_decay * expected_l2(model)
+        cross_entropy(model(x), y) + strength / N * expected_l0(model) + weight_decay * expected_l2(model)
 
     and a strength for each layer is a sum of `strength / N * expected_l0(layer)`.
     """
@@ -110,8 +112,9 @@ def expected_l0(model):
 def expected_l2(model):
     """Weight decay under the gates: the sum of 1/2 P(z_g != 0) w_j^2 over all weights, sections 2.3 and 2.4.
 
-    w is the layer's `weight`, without its gates. Plain weight decay would shrink what a gate holds back as well;
-    here a weight decays in proportion to its chance of being in use. A scalar with a gradient; see expected_l0.
+    w is the layer's `weight`, without its gates. Plain weight decay would shrink what a gate holds back as
+    well; here a weight decays in proportion to its chance of being in use. A scalar with a gradient; see
+    expected_l0.
     """
     layers = _gated(model, "expected_l2")
     weights, opens = [layer.weight for layer in layers], [layer.gate.open_probability() for layer in layers]
@@ -121,4 +124,5 @@ def expected_l2(model):
         return tuple([g * p * w.data for w, p in zip(weights, opens)]
                      + [g / 2 * p * (1 - p) * square for p, square in zip(opens, squares)])
     value = sum((p * square).sum() for p, square in zip(opens, squares)) / 2
-    return Tensor.from_op("expected_l2", value, ((*weights, *(layer.gate.log_alpha for layer in layers)), vjp))
+    inputs = *weights, *(layer.gate.log_alpha for layer in layers)
+    return Tensor.from_op("expected_l2", value, (inputs, vjp))

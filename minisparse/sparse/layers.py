@@ -1,4 +1,4 @@
-"""Layers that are sparse by themselves: with a fixed mask, with one that changes, and with gates that learn it.
+"""Layers that are sparse by themselves: with a mask that is fixed, one that changes, or gates that learn it.
 
 The masked layers are nn.Linear and nn.Conv2d, with weight.mask set: all that works on those works on them.
 """
@@ -8,20 +8,21 @@ from .. import conv, nn
 from ..linear import linear
 from ..tensor import no_grad
 from .gates import HardConcrete
-from .masks import magnitude, topk_mask
+from .masks import topk_mask
 
 
 # --- masks ------------------------------------------------------------------------------------------------
 class _Masked:
-    """What a Linear or Conv2d gets: a mask that keeps round(n (1 - sparsity)) of its n weights, the largest."""
+    """What a Linear or Conv2d gets: a mask that keeps the round(n (1 - sparsity)) largest of n weights."""
 
     @property
     def sparsity(self):
         """The share of weights that the mask prunes."""
-        return 0.0 if self.weight.mask is None else 1 - np.count_nonzero(self.weight.mask) / self.weight.numel()
+        mask = self.weight.mask
+        return 0.0 if mask is None else 1 - np.count_nonzero(mask) / mask.size
 
     def _keep_largest(self, sparsity):
-        scores = magnitude(self.weight.data)
+        scores = np.abs(self.weight.data)
         if self.weight.mask is not None:        # a weight that is kept and 0 goes before one that is pruned
             scores = np.where(self.weight.mask, scores, -1)
         self.weight.set_mask(topk_mask(scores, sparsity))
@@ -35,14 +36,14 @@ class _Dynamic(_Masked):
     def update_sparsity(self, new_sparsity):
         """Renew the mask from the weights as they are now. ValueError outside [0, 1).
 
-        Up: the smallest of the kept weights go. Down: pruned weights come back, as zeros (the lower index first),
-        and training lets them grow.
+        Up: the smallest of the kept weights go. Down: pruned weights come back, as zeros (the lower index
+        first), and training lets them grow.
         """
         self._keep_largest(new_sparsity)
 
 
 class SparseLinear(_Masked, nn.Linear):
-    """nn.Linear with the smallest weights it starts with pruned for good; sparsity: their share, in [0, 1)."""
+    """nn.Linear with the smallest weights it starts with pruned; sparsity: their share, in [0, 1)."""
 
     def __init__(self, in_features, out_features, bias=True, sparsity=0.5):
         super().__init__(in_features, out_features, bias)
@@ -52,8 +53,8 @@ class SparseLinear(_Masked, nn.Linear):
 class SparseConv2d(_Masked, nn.Conv2d):
     """nn.Conv2d (and its options) with the smallest weights it starts with pruned; sparsity: their share."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, *options, sparsity=0.5, **named_options):
-        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+    def __init__(self, in_channels, out_channels, kernel_size, *args, sparsity=0.5, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         self._keep_largest(sparsity)
 
 
@@ -68,18 +69,18 @@ class DynamicSparseLinear(_Dynamic, nn.Linear):
 class DynamicSparseConv2d(_Dynamic, nn.Conv2d):
     """nn.Conv2d (and its options) with a mask that update_sparsity renews."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, *options, initial_sparsity=0.5, **named_options):
-        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+    def __init__(self, in_channels, out_channels, kernel_size, *args, initial_sparsity=0.5, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         self._keep_largest(initial_sparsity)
 
 
 # --- gates ------------------------------------------------------------------------------------------------
 class _Gated:
-    """What a Linear or Conv2d gets: hard-concrete gates z, and theta = weight * z (arXiv:1712.01312, equation 2).
+    """What a Linear or Conv2d gets: gates z, and weights theta = weight * z (arXiv:1712.01312, equation 2).
 
     gates: "unit", a gate for each unit of the layer, or "weight", a gate for each weight.
     droprate: the share of gates that are closed at the start, about.
-    Add the penalty to the loss: see expected_l0. `plain()` is the layer without gates, for what comes after training.
+    The penalty is to be added to the loss: see expected_l0. After training, `plain()` is the layer without gates.
     """
 
     def _make_gates(self, gates, unit_shape, droprate):
@@ -94,7 +95,7 @@ class _Gated:
 
     @no_grad()
     def plain(self):
-        """The nn.Linear or nn.Conv2d that this layer is in evaluation; where single weights close, with a mask."""
+        """The nn.Linear or nn.Conv2d that this layer is in evaluation; single closed weights get a mask."""
         z = self.gate.deterministic()
         weight, bias = self.theta(z)
         layer = ordinary(self, weight.data, None if bias is None else np.copy(bias.data))
@@ -109,8 +110,8 @@ class _Gated:
 class L0Linear(_Gated, nn.Linear):
     """nn.Linear whose units, or single weights, can close.
 
-    A unit is an input feature, as in the paper's MLP: the first layer chooses among the inputs of the net, and a
-    hidden unit that the next layer does not read is out. The bias has no gate.
+    A unit is an input feature, as in the paper's MLP: the first layer chooses among the inputs of the net,
+    and a hidden unit that the next layer does not read is out. The bias has no gate.
     """
 
     def __init__(self, in_features, out_features, bias=True, gates="unit", droprate=0.5):
@@ -118,7 +119,7 @@ class L0Linear(_Gated, nn.Linear):
         self._make_gates(gates, (1, in_features), droprate)
 
     def forward(self, x):
-        # gates on the weight rather than on x: theirs then is no gradient of x, which a first layer can do without
+        # gates on the weight, not on x: so they need no gradient of x, which would cost the first layer a product
         return linear(x, *self.theta(self.gate()))
 
 
@@ -126,11 +127,11 @@ class L0Conv2d(_Gated, nn.Conv2d):
     """nn.Conv2d (and its options) whose units, or single weights, can close.
 
     A unit is a filter, as in the paper: the whole output channel goes. Its bias goes with it, in training as in
-    evaluation: a closed filter sends zeros, so nothing is lost when `shrink` removes it.
+    evaluation, so a closed filter sends zeros, and nothing is lost when `shrink` removes it.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, *options, gates="unit", droprate=0.5, **named_options):
-        super().__init__(in_channels, out_channels, kernel_size, *options, **named_options)
+    def __init__(self, in_channels, out_channels, kernel_size, *args, gates="unit", droprate=0.5, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         self._make_gates(gates, (out_channels, 1, 1, 1), droprate)
 
     def theta(self, z):
