@@ -355,6 +355,7 @@ def small(tmp_path_factory):
 def test_every_cut_is_found(small, tmp_path):
     path = tmp_path / "a"
     for length in range(len(small)):
+        path.unlink(missing_ok=True)
         path.write_bytes(small[:length])
         for read in ms.load, ms.load_file:
             with pytest.raises(ValueError):
@@ -381,6 +382,7 @@ def test_damaged_files_give_an_error_or_a_state(small, tmp_path):
                 del damaged[at:at + int(rng.integers(1, 5))]
             else:
                 damaged[at:at] = damaged[(other := int(rng.integers(len(damaged)))):other + int(rng.integers(1, 9))]
+        path.unlink(missing_ok=True)        # some file systems wait for the disk when a file is written over
         path.write_bytes(damaged)
         try:
             tensors = ms.load_file(path)
