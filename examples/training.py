@@ -157,20 +157,17 @@ class Run:
             return
         try:
             state = ms.load(self.path)
-            before = dict(state["settings"])
-        except (ValueError, KeyError, TypeError) as error:
-            why = str(error).removeprefix(f"{self.path}: ")
-            raise RunError(f"{self.path}: damaged, or not a checkpoint ({why}).\n"
-                                  "Remove it, or begin anew without --resume.") from None
-        for name, value in self.settings.items():
-            if before.get(name) != value:
-                raise RunError(f"{self.path}: made with {name} {before.get(name)}, this run has {value}.\n"
-                                      "Resume with the same settings and data, or begin anew without --resume.")
-        try:
-            self.load_state_dict(state)
-        except (ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError) as error:
-            raise RunError(f"{self.path}: does not fit this net ({error}).\n"
-                                  "Remove it, or begin anew without --resume.") from None
+            other = {name: state["settings"].get(name) for name, value in self.settings.items()
+                     if state["settings"].get(name) != value}
+            if not other:
+                self.load_state_dict(state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            why = " ".join(str(error).removeprefix(f"{self.path}: ").split())
+            raise RunError(f"{self.path}: damaged, or not a checkpoint of this net ({why}).\n"
+                           "Remove it, or begin anew without --resume.") from None
+        for name, value in other.items():
+            raise RunError(f"{self.path}: made with {name} {value}, this run has {self.settings[name]}.\n"
+                           "Resume with the same settings and data, or begin anew without --resume.")
 
 
 class Progress:
