@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from minisparse.sparse.masks import block_mask, magnitude, n_m_mask, random_mask, topk_mask, unit_mask
+from minisparse.sparse.masks import block_mask, n_m_mask, random_mask, topk_mask, unit_mask
+from minisparse.sparse.scores import magnitude
 
 WEIGHT = np.array([[0.1, -0.9, 0.3, 0.0],
                    [-0.5, 0.2, 0.8, -0.4],

@@ -1,7 +1,8 @@
 """Which weights stay: scores -> mask, as pure functions of arrays.
 
-A score says how much each weight matters, one number a weight. A mask is a bool array of the weight's shape,
-True where the weight is kept. Sparsity is the share of zeros, in [0, 1).
+A score says how much each weight matters (see scores.py). A mask is a bool array of the weight's shape, True
+where the weight is kept. Sparsity is the share of zeros, in [0, 1). A pattern of your own is a function
+(scores, sparsity) -> mask. -inf is the score of a weight that is pruned already; sums leave it out.
 
 The count kept is exact: round(n * (1 - sparsity)), with Python's round (a half goes to the even number, so
 topk_mask keeps 2 of 5 at sparsity 0.5). Ties are broken by index, in C order: the lower index is kept.
@@ -12,24 +13,29 @@ import numbers
 import numpy as np
 
 
-def magnitude(weight):
-    """|w|: the score of Han et al., arXiv:1506.02626. A small weight matters little."""
-    return np.abs(weight)
+def kept_count(size, sparsity):
+    """How many of `size` weights are kept: round(size * (1 - sparsity))."""
+    return round(size * (1 - check_sparsity(sparsity)))
 
 
 def topk_mask(scores, sparsity):
-    """Keep the round(n * (1 - sparsity)) highest of n scores. O(n), and one copy of the scores.
+    """Keep the round(n * (1 - sparsity)) highest of n scores.
 
     ValueError: scores that are empty or hold a NaN; sparsity outside [0, 1).
     """
-    flat = _checked(scores).ravel()
-    first = flat.size - round(flat.size * (1 - check_sparsity(sparsity)))   # rank of the lowest score kept
-    if first == flat.size:
+    return highest(scores, kept_count(np.size(scores), sparsity))
+
+
+def highest(scores, count):
+    """Keep the `count` highest scores. O(n), and one copy of the scores."""
+    flat = check_scores(scores).ravel()
+    first = flat.size - count           # rank of the lowest score kept
+    if not count:
         return np.zeros(np.shape(scores), bool)
     threshold = np.partition(flat, first)[first]
     mask = flat > threshold
     ties = np.flatnonzero(flat == threshold)
-    mask[ties[:flat.size - first - np.count_nonzero(mask)]] = True
+    mask[ties[:count - np.count_nonzero(mask)]] = True
     return mask.reshape(np.shape(scores))
 
 
@@ -47,7 +53,7 @@ def n_m_mask(scores, n, m, dim=1):
     dim: of the scores' shape; 1 is the inputs of a Linear or Conv2d weight.
     ValueError: m does not divide the length of dim; not 0 < n <= m.
     """
-    scores = np.moveaxis(_checked(scores), dim, -1)
+    scores = np.moveaxis(check_scores(scores), dim, -1)
     if not 0 < n <= m or scores.shape[-1] % m:
         raise ValueError(f"{n}:{m} does not fit: 0 < n <= m, and m divides the length of dimension {dim}, "
                          f"which is {scores.shape[-1]}")
@@ -65,13 +71,13 @@ def block_mask(scores, sparsity, block=(4, 1)):
         with; (4, 1) is four consecutive outputs that share a mask.
     ValueError: the block does not divide the matrix.
     """
-    scores = _checked(scores)
+    scores = check_scores(scores)
     rows, columns = scores.shape[0], scores[0].size
     if rows % block[0] or columns % block[1]:
         raise ValueError(f"blocks of {block[0]} x {block[1]} do not divide a weight of shape {scores.shape}, "
                          f"a matrix of {rows} x {columns}")
     blocks = scores.reshape(rows // block[0], block[0], columns // block[1], block[1])
-    kept = topk_mask(blocks.sum(axis=(1, 3), keepdims=True), sparsity)
+    kept = topk_mask(_sums(blocks, (1, 3)), sparsity)
     return np.broadcast_to(kept, blocks.shape).reshape(scores.shape)
 
 
@@ -80,9 +86,9 @@ def unit_mask(scores, sparsity, dim=0):
 
     dim: of the scores' shape; 0 is the outputs: rows of a Linear weight, filters of a Conv2d.
     """
-    scores = _checked(scores)
+    scores = check_scores(scores)
     others = tuple(d for d in range(scores.ndim) if d != dim % scores.ndim)
-    return np.broadcast_to(topk_mask(scores.sum(axis=others, keepdims=True), sparsity), scores.shape).copy()
+    return np.broadcast_to(topk_mask(_sums(scores, others), sparsity), scores.shape).copy()
 
 
 def check_sparsity(value, name="sparsity"):
@@ -92,10 +98,18 @@ def check_sparsity(value, name="sparsity"):
     return value
 
 
-def _checked(scores):
+def check_scores(scores):
+    """`scores` as an array; ValueError where it is empty or holds a NaN."""
     scores = np.asarray(scores)
     if scores.size == 0:
         raise ValueError(f"there are no scores to choose from (shape {scores.shape})")
     if math.isnan(scores.max()):        # max hands a NaN on, without an array in between
         raise ValueError(f"{np.count_nonzero(np.isnan(scores))} of {scores.size} scores are NaN")
     return scores
+
+
+def _sums(scores, axes):
+    """Sums over the axes, which stay; of a group where all is pruned already the sum is -inf."""
+    pruned = np.isneginf(scores)
+    sums = np.where(pruned, 0, scores).sum(axis=axes, keepdims=True)
+    return np.where(pruned.all(axis=axes, keepdims=True), -np.inf, sums)
