@@ -173,7 +173,8 @@ def test_a_generator_goes_on_where_it_was(tmp_path):
 
 
 def test_numbers_of_numpy_come_back_as_those_of_python(tmp_path):
-    state = [np.float32(0.1), np.float64(0.1), np.float16(2), np.int64(-3), np.uint8(4), np.bool_(True), np.float32("nan")]
+    state = [np.float32(0.1), np.float64(0.1), np.float16(2), np.int64(-3), np.uint8(4), np.bool_(True),
+             np.float32("nan")]
     ms.save(state, tmp_path / "a")
     agree(ms.load(tmp_path / "a"), [float(np.float32(0.1)), 0.1, 2.0, -3, 4, True, float("nan")])
 
@@ -330,8 +331,8 @@ def test_header_lengths_that_do_not_fit(length, tmp_path):
 
 
 OUTLINES = ["", "{", "[" * 100_000, '{"a": 1, "b": 2}', "{}", '{"x": 1}', '{"tensor": "b"}', '{"tensor": ["a"]}',
-            '{"array": null}', '{"array": {"array": "a"}}', '{"dict": 5}', '{"dict": {"a": 1}}', '{"dict": [1]}', '{"dict": [["a"]]}',
-            '{"dict": [[["a"], 1]]}', '{"dict": [[{}, 1]]}', '{"tuple": 3}', '{"float": "x"}', '{"float": null}',
+            '{"array": null}', '{"array": {"array": "a"}}', '{"dict": 5}', '{"dict": {"a": 1}}', '{"dict": [1]}',
+            '{"dict": [["a"]]}', '{"dict": [[["a"], 1]]}', '{"dict": [[{}, 1]]}', '{"tuple": 3}', '{"float": "x"}', '{"float": null}',
             '{"float": [1]}']
 
 

@@ -1,4 +1,4 @@
-"""compile: a trained model -> an Engine. Batch norm is folded into the layer before it where it directly follows."""
+"""compile: a trained model -> an Engine. Batch norm is folded into the layer that it directly follows."""
 import numpy as np
 
 from .. import nn
@@ -77,6 +77,7 @@ def _fold(name, step, affine):
     """scale (W x + b) + shift = (scale W) x + (scale b + shift)."""
     weight, bias, scale, shift = (*step.arrays.values(), *affine.arrays.values())
     if scale.shape != bias.shape:
-        raise ValueError(f"compile: {name} is a batch norm of {len(scale)} channels, the layer before it has {len(bias)}")
+        raise ValueError(f"compile: {name} is a batch norm of {len(scale)} channels, "
+                         f"the layer before it has {len(bias)}")
     weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
     return Step(step.op, step.options, weight=weight, bias=bias * scale + shift)

@@ -36,7 +36,8 @@ class Step:
     def taps(self):
         """The nonzeros of the weight, for the sparse kernel."""
         weight = self.arrays["weight"]
-        return sparse_conv.taps(weight.reshape(weight.shape + (1,) * (4 - weight.ndim)), self.options.get("groups", 1))
+        weight = weight.reshape(weight.shape + (1,) * (4 - weight.ndim))
+        return sparse_conv.taps(weight, self.options.get("groups", 1))
 
     def __call__(self, x):
         """x: (C, H, W, N) or (F, N) -> the same of the result, C-contiguous."""
@@ -117,6 +118,7 @@ class Engine:
         lines = []
         for i, step in enumerate(self.steps):
             weight = step.arrays.get("weight")
-            note = "" if weight is None else f" {'x'.join(map(str, weight.shape))}, {step.zeros / weight.size:.1%} zeros"
-            lines.append(f"  {i}: {step.op}{note}")
+            lines.append(f"  {i}: {step.op}")
+            if weight is not None:
+                lines[-1] += f" {'x'.join(map(str, weight.shape))}, {step.zeros / weight.size:.1%} zeros"
         return "\n".join(["Engine(", *lines, ")"])

@@ -1,4 +1,4 @@
-"""The model file: a safetensors file with the steps as JSON in its metadata, weights as a bitmask and their nonzeros."""
+"""The model file: safetensors, with the steps as JSON in its metadata and weights as a bitmask and nonzeros."""
 import json
 import math
 
