@@ -89,11 +89,13 @@ NETS = {
     "max pool": lambda: ([nn.MaxPool2d((3, 2), stride=(2, 1), padding=1, dilation=(2, 1), ceil_mode=True)], (2, 8, 7)),
     "avg pool": lambda: ([nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
                           nn.AvgPool2d(2, ceil_mode=True, divisor_override=3)], (2, 8, 9)),
-    "adaptive pool": lambda: ([nn.AdaptiveAvgPool2d((3, None)), nn.Conv2d(2, 3, 2), nn.AdaptiveAvgPool2d(1)], (2, 7, 5)),
+    "adaptive pool": lambda: ([nn.AdaptiveAvgPool2d((3, None)), nn.Conv2d(2, 3, 2),
+                               nn.AdaptiveAvgPool2d(1)], (2, 7, 5)),
     "linear": lambda: ([nn.Linear(7, 5), nn.BatchNorm1d(5), nn.LeakyReLU(0.2), nn.Linear(5, 3, bias=False)], (7,)),
-    "norm of features": lambda: ([nn.Flatten(), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 3), nn.Softmax(1)], (3, 2, 2)),
-    "every activation": lambda: ([nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.LeakyReLU(), nn.GELU(), nn.SiLU(),
-                                  nn.Sigmoid(), nn.Tanh(), nn.Flatten(), nn.LogSoftmax(-1)], (1, 3, 3)),
+    "norm of features": lambda: ([nn.Flatten(), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 3),
+                                  nn.Softmax(1)], (3, 2, 2)),
+    "every activation": lambda: ([nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.LeakyReLU(), nn.GELU(),
+                                  nn.SiLU(), nn.Sigmoid(), nn.Tanh(), nn.Flatten(), nn.LogSoftmax(-1)], (1, 3, 3)),
     "nested": lambda: ([nn.Sequential(nn.Conv2d(2, 3, 1), nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())), nn.Sequential(),
                         nn.Flatten(), nn.Flatten(), nn.Linear(12, 2)], (2, 2, 2)),
     "nothing": lambda: ([], (2, 3, 4)),
@@ -222,7 +224,8 @@ def test_images_of_other_kinds():
 def test_double_precision_models_are_compiled_too():
     model = small_net().double()
     x = images(3, (3, 9, 10))
-    np.testing.assert_allclose(deploy.compile(model, (3, 9, 10))(x), outputs(model, x.astype(np.float64)), rtol=0, atol=1e-5)
+    expected = outputs(model, x.astype(np.float64))
+    np.testing.assert_allclose(deploy.compile(model, (3, 9, 10))(x), expected, rtol=0, atol=1e-5)
 
 
 # --- what cannot be compiled ------------------------------------------------------------------------------
@@ -433,7 +436,8 @@ def test_wrong_files(case, saved, tmp_path):
         deploy.load(tmp_path / "net")
 
 
-@pytest.mark.parametrize("plan", ["", "[", "[]", "3", "null", "{}", "[" * 100_000, '{"steps": [], "input_shape": null}'])
+@pytest.mark.parametrize("plan", ["", "[", "[]", "3", "null", "{}", "[" * 100_000,
+                                  '{"steps": [], "input_shape": null}'])
 def test_wrong_plans(plan, tmp_path):
     serialize.save_file({}, tmp_path / "net", {"minisparse": plan})
     with pytest.raises(ValueError, match="net: not a valid minisparse model"):
