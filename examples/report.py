@@ -40,9 +40,9 @@ def draw_curve(ax, results, measure):
         if measure == "loss":
             step, loss = np.array(steps, float).reshape(-1, 2).T
             ax.plot(step / steps_an_epoch, loss, color=COLOUR[net], alpha=.25, lw=.8)
-            ax.plot(curve["epoch"], curve["loss"], lw=1.8, **style)
+            ax.plot(curve["epoch"] - .5, curve["loss"], lw=1.8, **style)        # means over an epoch: at its middle
         else:
-            ax.plot(curve["epoch"], 100 * curve["accuracy"], "--", lw=1.1, mfc="white", **style)
+            ax.plot(curve["epoch"] - .5, 100 * curve["accuracy"], "--", lw=1.1, mfc="white", **style)
             ax.plot(curve["epoch"], 100 * curve["held_out"], lw=1.8, **style)
     zeros = ax.twinx()
     step, conv, linear = np.array(results["nets"]["sparse"]["schedule"], float).reshape(-1, 3).T
@@ -130,10 +130,11 @@ def draw_filters(ax, weights, mask, title, columns, rows):
     rgb = weights.shape[1] == 3
     blocks = -(-len(weights) // columns)             # rows of filters
     blocks = min(blocks, max(1, rows // (weights.shape[1] + rgb)))
-    weights = np.nan_to_num(np.asarray(weights, float))[:columns * blocks, :rows]
+    weights = np.nan_to_num(np.asarray(weights, float))
+    strong = np.quantile(np.abs(weights), .99).clip(1e-12)      # a few giants would leave the others pale
+    weights = weights[:columns * blocks, :rows]
     n, channels, k, _ = weights.shape
     largest = np.abs(weights).max((1, 2, 3), keepdims=True).clip(1e-12)
-    strong = np.quantile(np.abs(weights), .99).clip(1e-12)      # a few giants would leave the others pale
     tiles = list(matplotlib.colormaps["BrBG"](.5 + .5 * weights / strong)[..., :3].swapaxes(0, 1))
     if rgb:
         tiles.insert(0, (.5 + .5 * weights / largest).transpose(0, 2, 3, 1))

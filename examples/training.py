@@ -180,12 +180,14 @@ class Progress:
 
     def show(self, run, images, loss, accuracy, seconds):
         """In the middle of an epoch, after so many images of it."""
-        now = time.perf_counter()
-        if now - self.latest < self.every:
+        now, batch = time.perf_counter(), run.loader.batch_size
+        if images <= batch:
+            self.first = seconds        # the first batch may wait for compilation, so it does not count for the rate
+        if images <= batch or now - self.latest < self.every:
             return
         self.latest = now
-        rate = images / seconds
-        left = sum((r.recipe.epochs - r.epoch) * len(r.loader) * r.loader.batch_size for r in self.runs) - images
+        rate = (images - batch) / (seconds - self.first)
+        left = sum((r.recipe.epochs - r.epoch) * len(r.loader) * batch for r in self.runs) - images
         sparsity = sparse.summary(run.model)[-1].sparsity
         text = (f"{run.name} epoch {run.epoch + 1}/{run.recipe.epochs} {images / len(run.loader.images):4.0%}  "
                 f"{datetime.timedelta(seconds=round(left / rate))} left  "

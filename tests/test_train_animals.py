@@ -39,7 +39,7 @@ show = training.Progress.show
 def stop(self, run, images, *figures):
     self.every = 0
     show(self, run, images, *figures)
-    if f"{run.name} {run.epoch + 1}" == os.environ.get("WHEN") and images > 16:
+    if f"{run.name} {run.epoch + 1}" == os.environ.get("WHEN") and images > 32:
         os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 training.Progress.show = stop
 sys.exit(train_animals.main(sys.argv[2:]))
@@ -428,9 +428,10 @@ def test_progress_counts_the_time_left_of_both_nets(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
     progress = training.Progress(sys.stdout, runs)
-    progress.show(runs[0], 10, 1.5, 0.25, 1.0)
+    progress.show(runs[0], 10, 1.5, 0.25, 60.0)     # with compilation
+    progress.show(runs[0], 20, 1.5, 0.25, 61.0)
     assert capsys.readouterr().out == ""            # too soon for a log
     clock[0] = 3600.0
-    progress.show(runs[0], 50, 1.5, 0.25, 5.0)      # 10 images a second; 450 of 600 are left
+    progress.show(runs[0], 50, 1.5, 0.25, 64.0)     # 10 images a second; 450 of 600 are left
     assert capsys.readouterr().out == ("dense epoch 2/3  50%  0:00:45 left  loss 1.500  accuracy 25.0%  zeros 0.0%  "
                                        "10 images/s\n")
