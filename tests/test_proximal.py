@@ -116,11 +116,11 @@ def sgd(problem, scale=1.0, **options):
     return dict(kind=ProximalSGD, lr=scale / problem.lipschitz, **options)
 
 
-SOLVERS = {"sgd": (lambda p: sgd(p), 2000),
-           "momentum": (lambda p: sgd(p, momentum=0.9), 1000),
-           "nesterov": (lambda p: sgd(p, momentum=0.9, nesterov=True), 1000),
-           "adam": (lambda p: dict(kind=ProximalAdam, lr=0.01), 5000),
-           "amsgrad": (lambda p: dict(kind=ProximalAdam, lr=0.03, betas=(0.8, 0.99), amsgrad=True), 5000)}
+SOLVERS = {"sgd": (lambda p: sgd(p), 1000),
+           "momentum": (lambda p: sgd(p, momentum=0.9), 600),
+           "nesterov": (lambda p: sgd(p, momentum=0.9, nesterov=True), 600),
+           "adam": (lambda p: dict(kind=ProximalAdam, lr=0.01), 3000),
+           "amsgrad": (lambda p: dict(kind=ProximalAdam, lr=0.03, betas=(0.8, 0.99), amsgrad=True), 3000)}
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
