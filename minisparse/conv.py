@@ -7,7 +7,7 @@ neither copies unless an input comes from outside in another order.
 """
 import numpy as np
 
-from .kernels import dense_conv, load, memory
+from .kernels import dense_conv, load, masked_conv, memory
 from .kernels.memory import batch_first, batch_last
 from .kernels.pool import parallel
 from .tensor import Tensor
@@ -87,20 +87,30 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         raise ValueError(f"conv2d: x is {x.dtype}, weight is {weight.dtype}"
                          + ("" if bias is None else f", bias is {bias.dtype}"))
     geometry = conv_geometry(images, tuple(kernel), stride, padding, dilation)
-    xb, w = batch_last(images), np.ascontiguousarray(weight.data)
-    value = batch_first(dense_conv.forward(xb, w, None if bias is None else bias.data, geometry, groups))
+    xb, w, b = batch_last(images), np.ascontiguousarray(weight.data), None if bias is None else bias.data
 
     def incoming(g):
         return batch_last(g[None] if single else g)
 
-    def grad_x(g):
-        out = batch_first(dense_conv.grad_input(incoming(g), w, xb.shape, geometry, groups))
-        return out[0] if single else out
-    edges = [(x, grad_x),
-             (weight, lambda g: dense_conv.grad_weight(xb, incoming(g), w.shape, geometry, groups))]
+    def outgoing(value):
+        return batch_first(value)[0] if single else batch_first(value)
+    masked = masked_conv.find(weight, geometry, xb.shape, groups)
+    if masked is None:
+        value = dense_conv.forward(xb, w, b, geometry, groups)
+        edges = [(x, lambda g: outgoing(dense_conv.grad_input(incoming(g), w, xb.shape, geometry, groups))),
+                 (weight, lambda g: dense_conv.grad_weight(xb, incoming(g), w.shape, geometry, groups))]
+    else:
+        padded = masked.pad(xb)
+        value = masked.forward(padded, w, b)
+
+        def grad_weight(g):
+            if weight.keep_dense_grad:
+                return dense_conv.grad_weight(masked.unpad(padded), incoming(g), w.shape, geometry, groups)
+            return masked.grad_weight(padded, incoming(g))
+        edges = [(x, lambda g: outgoing(masked.grad_input(incoming(g), w))), (weight, grad_weight)]
     if bias is not None:
         edges.append((bias, lambda g: incoming(g).reshape(outputs, -1).sum(axis=1)))
-    return Tensor.from_op("conv2d", value[0] if single else value, *edges)
+    return Tensor.from_op("conv2d", outgoing(value), *edges)
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):

@@ -168,3 +168,30 @@ def gelu_grad(x, g, out):
     """out = g (Phi(x) + x phi(x)). x, g, out: (n,)."""
     cumulative, density = normal(x)
     np.multiply(g, cumulative + x * density, out=out)
+
+
+def _windows(x, offset, first, length):
+    """x[first + offset[k] ... + length] for every k: (nonzeros, length)."""
+    return np.lib.stride_tricks.sliding_window_view(x, length)[first + offset]
+
+
+def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
+    """out[o, y, t] = bias[o] + sum over the nonzeros k of o of value[k] x[y stride + offset[k] + t], first <= o < last.
+
+    Here: the whole row of every nonzero gathered, and one sum over those of an output; tile is of no consequence.
+    """
+    outputs, height, length = out.shape
+    output = np.repeat(np.arange(len(segments) - 1) % outputs, np.diff(segments))
+    for o in range(first, last):
+        mine = np.flatnonzero(output == o)
+        for y in range(height):
+            out[o, y] = bias[o] + value[mine] @ _windows(x, offset[mine], y * stride, length)
+
+
+def convolve_grad_weight(tile, x, segments, offset, g, stride, first, last, part, out):
+    """out[k] += sum over y, t of g[o, y, t] x[y stride + offset[k] + t] for the nonzeros k of the outputs o."""
+    outputs, height, length = g.shape
+    output = np.repeat(np.arange(len(segments) - 1) % outputs, np.diff(segments))
+    mine = np.flatnonzero((output >= first) & (output < last))
+    for y in range(height):
+        out[mine] += (g[output[mine], y] * _windows(x, offset[mine], y * stride, length)).sum(axis=1)

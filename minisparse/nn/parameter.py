@@ -26,10 +26,11 @@ class Parameter(Tensor):
 
     data: a Tensor or an array, whose memory is shared. Under a mask the pruned weights are exactly 0.0, and
     so is their gradient. With `keep_dense_grad = True` the gradient before masking is kept as well, in the
-    array `dense_grad`; like `grad` it adds up, and starts anew once `grad` is None.
+    array `dense_grad`; like `grad` it adds up, and starts anew once `grad` is None. `plans` belongs to the
+    kernels: what they have prepared for this mask.
     """
 
-    __slots__ = ("_mask", "keep_dense_grad", "dense_grad")
+    __slots__ = ("_mask", "keep_dense_grad", "dense_grad", "plans")
 
     def __init__(self, data, requires_grad=True):
         if not isinstance(data, (Tensor, np.ndarray)):
@@ -39,6 +40,7 @@ class Parameter(Tensor):
             self._version = data._version
         self._mask = self.dense_grad = None
         self.keep_dense_grad = False
+        self.plans = {}
 
     @property
     def mask(self):
@@ -51,6 +53,7 @@ class Parameter(Tensor):
         mask: bool or 0/1, of the parameter's shape; it is copied. ValueError otherwise.
         """
         self._mask = None if mask is None else as_mask(mask, self.shape)
+        self.plans = {}
         self.apply_mask()
         if self._mask is not None and self.grad is not None:
             self.grad = Tensor(self._kept(self.grad.data))
@@ -77,6 +80,7 @@ class Parameter(Tensor):
     def __deepcopy__(self, memo):
         out = super().__deepcopy__(memo)
         out._mask = self._mask      # read-only, so it can be shared
+        out.plans = {}
         out.keep_dense_grad = self.keep_dense_grad
         out.dense_grad = None if self.dense_grad is None else np.copy(self.dense_grad)
         return out
