@@ -72,6 +72,13 @@ def test_block_soft_threshold_by_the_formula_of_one_threshold():
     assert block_soft_threshold(np.zeros((0, 3)), 1.0).shape == (0, 3)
 
 
+def test_block_soft_threshold_with_thresholds_at_the_ends_of_float32():
+    z = np.float32([[1, -2, 3], [1, -2, 3], [1e-3, 1e3, 0]])
+    t = np.float32([[1e-20, 1e-30, 1e-15], [1e-25, 1e5, 1e-25], [1e20, 1e-20, 1e20]])
+    w = block_soft_threshold(z, t)
+    assert np.allclose(w, [[1, -2, 3], [1, -2 * 10 ** 0.5 / (3 ** 0.5 * 1e5), 3], [0, 1e3, 0]], rtol=1e-4)
+
+
 def test_block_soft_threshold_shows_a_nan():
     z = np.float64([[1, np.nan], [3, 4]])
     w = block_soft_threshold(z, 0.1)

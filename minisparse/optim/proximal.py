@@ -39,14 +39,15 @@ def block_soft_threshold(z, threshold):
 
     threshold: > 0, a number or an array of z's shape.
     """
-    rows = z.reshape(*z.shape[:1] or (1,), math.prod(z.shape[1:]))
-    t = np.broadcast_to(np.asarray(threshold, z.dtype), z.shape).reshape(rows.shape) * rows.shape[1] ** 0.5
-    out = np.zeros_like(rows)
+    # in float64: where thresholds are small, h^3 is too large for float32
+    rows = np.float64(z).reshape(*z.shape[:1] or (1,), math.prod(z.shape[1:]))
+    t = np.broadcast_to(np.float64(threshold), z.shape).reshape(rows.shape) * rows.shape[1] ** 0.5
+    out = np.zeros(rows.shape, z.dtype)
     kept = ~(np.linalg.norm(rows / t, axis=1) <= 1)      # a NaN is kept, so that it is seen
     rows, t = rows[kept], t[kept]
     # Newton's steps for 1 / h(r) = 1. It is concave, so r rises from 0 to the solution and never past it; and
     # it is a straight line where the thresholds of a row are equal, so that one step is all it takes.
-    r = np.zeros((len(rows), 1), z.dtype)
+    r = np.zeros((len(rows), 1))
     for _ in range(50):
         squares = (rows / (r + t)) ** 2
         h = np.sqrt(squares.sum(axis=1, keepdims=True))
@@ -133,9 +134,9 @@ class ProximalAdam(Adam):
         optimizer = ProximalAdam(model.parameters(), lr=1e-3, l1=1e-4)
 
     params: as for ProximalSGD. Each weight has its own step size, so it has its own threshold, that size
-    times l1 (ProxGen: Yun, Lozano and Yang, arXiv:2006.07484); where nothing moves, and m is the gradient, the
-    sizes drop out of the conditions. One threshold lr l1 for all would penalise |w| by l1 (sqrt(v) + eps): by
-    more where gradients are large, and whatever the scale of the loss.
+    times l1 (ProxGen: Yun, Lozano and Yang, arXiv:2006.07484); where nothing moves, and m is the gradient,
+    the sizes drop out of the conditions. One threshold lr l1 for all would penalise |w| by l1 (sqrt(v) + eps):
+    by more where gradients are large, and whatever the scale of the loss.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *,
