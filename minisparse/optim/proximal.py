@@ -135,8 +135,8 @@ class ProximalAdam(Adam):
 
     params: as for ProximalSGD. Each weight has its own step size, so it has its own threshold, that size
     times l1 (ProxGen: Yun, Lozano and Yang, arXiv:2006.07484); where nothing moves, and m is the gradient,
-    the sizes drop out of the conditions. One threshold lr l1 for all would penalise |w| by l1 (sqrt(v) + eps):
-    by more where gradients are large, and whatever the scale of the loss.
+    the sizes drop out of the conditions. One threshold lr l1 for all would penalise |w| by l1 (sqrt(v) +
+    eps): by more where gradients are large, and whatever the scale of the loss.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *,
