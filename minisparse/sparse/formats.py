@@ -32,12 +32,13 @@ def sparse_coo_tensor(indices, values, size=None):
     size = shape(size, [int(n) + 1 for n in indices.max(axis=1, initial=-1)])
     if not len(size) == len(indices) > 0:
         raise ValueError(f"sparse tensor: indices of shape {indices.shape} for size {size}")
-    inside("indices", indices, np.array(size, np.int64)[:, None])
-    return SparseCOO({"indices": indices.astype(np.int64)}, values, size, coalesced=False)
+    outside = (indices < 0) | (indices >= np.array(size)[:, None])
+    refuse("indices", indices, outside, f"is outside of size {size}")
+    return SparseCOO({"indices": indices}, values, size, coalesced=False)
 
 
 def sparse_csr_tensor(crow_indices, col_indices, values, size=None):
-    """The CSR matrix of values[k] in row i, column col_indices[k]; crow_indices[i] <= k < crow_indices[i + 1].
+    """The CSR matrix of values[k] in row i, column col_indices[k], crow_indices[i] <= k < crow_indices[i+1].
 
     crow_indices: (rows + 1,), from 0 to the number of values; col_indices: (nonzeros,), ascending in a row;
     values and size as for sparse_coo_tensor. ValueError names the first index that is wrong.
@@ -47,28 +48,28 @@ def sparse_csr_tensor(crow_indices, col_indices, values, size=None):
     size = shape(size, [len(crow) - 1, int(col.max(initial=-1)) + 1])
     if len(size) != 2 or len(crow) != size[0] + 1:
         raise ValueError(f"sparse tensor: {len(crow)} crow_indices for size {size}, expected rows + 1")
-    inside("crow_indices", crow, np.int64(len(col) + 1))
-    inside("col_indices", col, np.int64(size[1]))
-    crow, col = crow.astype(np.int64), col.astype(np.int64)
-    ascending("crow_indices", crow, np.diff(crow) < 0)
-    for at, expected in (0, 0), (size[0], len(col)):
-        if crow[at] != expected:
-            raise ValueError(f"sparse tensor: crow_indices[{at}] = {crow[at]}, expected {expected}")
+    refuse("crow_indices", crow, (crow < 0) | (crow > len(col)), f"is not a number of values, of {len(col)}")
+    refuse("crow_indices", crow, np.diff(crow, prepend=0) < 0, "is below the one before")
+    refuse("crow_indices", crow[:1], crow[:1] != 0, "is not 0")
+    if crow[-1] != len(col):
+        raise ValueError(f"sparse tensor: crow_indices[{size[0]}] = {crow[-1]}, but there are {len(col)} values")
+    refuse("col_indices", col, (col < 0) | (col >= size[1]), f"is outside of size {size}")
     row = np.repeat(np.arange(size[0]), np.diff(crow))
-    ascending("col_indices", col, (np.diff(row) == 0) & (np.diff(col) <= 0))
+    falls = (np.diff(row, prepend=-1) == 0) & (np.diff(col, prepend=-1) <= 0)
+    refuse("col_indices", col, falls, "is not above the one before in its row")
     return SparseCSR({"crow_indices": crow, "col_indices": col}, values, size)
 
 
 def whole_numbers(name, data, ndim):
     data = data.data if isinstance(data, Tensor) else data
     x = np.array(data)
-    if x.size and x.dtype.kind not in "iu":
-        entries = np.array(data, object)
-        at, bad = next((i, v) for i, v in np.ndenumerate(entries) if type(v) is not int or v >= 1 << 63)
+    if x.size and (x.dtype.kind not in "iu" or x.max() >= 1 << 63):
+        entries = np.ndenumerate(np.array(data, object))
+        at, bad = next((at, v) for at, v in entries if type(v) is not int or v >= 1 << 63)
         raise TypeError(f"sparse tensor: {name}{list(at)} = {bad} is no whole number below 2**63")
     if x.ndim != ndim:
         raise ValueError(f"sparse tensor: {name} must have {ndim} dimensions, the shape is {x.shape}")
-    return x
+    return x.astype(np.int64, copy=False)
 
 
 def vector(values, length):
@@ -85,17 +86,10 @@ def shape(size, smallest):
     return size
 
 
-def inside(name, x, limit):
-    bad, limit = (x < 0) | (x >= limit), np.broadcast_to(limit, x.shape)
+def refuse(name, x, bad, why):
     if bad.any():
         at = tuple(np.argwhere(bad.T)[0, ::-1].tolist())    # the first in the order of the values
-        raise ValueError(f"sparse tensor: {name}{list(at)} = {x[at]} is not in [0, {limit[at]})")
-
-
-def ascending(name, x, bad):
-    if bad.any():
-        k = int(bad.argmax()) + 1
-        raise ValueError(f"sparse tensor: {name}[{k}] = {x[k]} after {x[k - 1]}, they must ascend")
+        raise ValueError(f"sparse tensor: {name}{list(at)} = {x[at]} {why}")
 
 
 # --- what both forms have ---------------------------------------------------------------------------------
@@ -290,14 +284,14 @@ class SparseCSR(SparseTensor):
         """self (M, K), or if so asked its transpose, times the Tensor x (K, ...) -> (M, ...)."""
         rows, length = self.shape[::-1] if transposed else self.shape
         if x.ndim == 0 or x.shape[0] != length or x.dtype != self.dtype or x.dtype.kind != "f":
-            raise RuntimeError(f"matmul: a sparse {self.dtype} matrix {rows, length} does not multiply {x.dtype} "
-                               f"vectors of {x.shape[:1]} numbers")
+            raise RuntimeError(f"matmul: a sparse {self.dtype} matrix {rows, length} does not multiply "
+                               f"{x.dtype} vectors of {x.shape[:1]} numbers")
         values, crow, col = self._values, *self._places.values()
         width = math.prod(x.shape[1:])
 
         def times(x, transposed):
-            crow, col, order = self._by_column if transposed else (*self._places.values(), slice(None))
-            return csr_product.multiply(crow, col, values.data[order], x)
+            *places, order = self._by_column if transposed else (crow, col, slice(None))
+            return csr_product.multiply(*places, np.ascontiguousarray(values.data[order]), x)
 
         def flat(a):
             return np.ascontiguousarray(a.reshape(len(a), width))
@@ -340,12 +334,9 @@ def from_scipy(matrix):
     import scipy.sparse
     if not scipy.sparse.issparse(matrix):
         raise TypeError(f"from_scipy: expected a scipy.sparse array or matrix, got {type(matrix).__name__}")
-    if matrix.format == "csr":
-        matrix = matrix.copy()
-        matrix.sum_duplicates()     # which sorts the columns, too
-        return sparse_csr_tensor(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
-    matrix = matrix.tocoo()
-    return sparse_coo_tensor(np.stack(matrix.coords), matrix.data, matrix.shape)
+    coo = matrix.tocoo()
+    out = sparse_coo_tensor(np.stack(coo.coords), coo.data, coo.shape)
+    return out.to_sparse_csr() if matrix.format == "csr" else out
 
 
 def to_scipy(a):
@@ -353,5 +344,6 @@ def to_scipy(a):
     import scipy.sparse
     values = a._values.detach().numpy()
     if a.layout == sparse_coo:
-        return scipy.sparse.coo_array((values, tuple(a._places["indices"])), a.shape)
-    return scipy.sparse.csr_array((values, a._places["col_indices"], a._places["crow_indices"]), a.shape)
+        return scipy.sparse.coo_array((values, tuple(a._places["indices"])), a.shape, copy=True)
+    crow, col = a._places.values()
+    return scipy.sparse.csr_array((values, col, crow), a.shape, copy=True)
