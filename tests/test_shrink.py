@@ -235,9 +235,9 @@ def test_a_closed_layer_keeps_one_unit_and_warns():
 
 @pytest.mark.parametrize("layers, error, match", [
     ([nn.Conv2d(2, 4, 3, groups=2)], NotImplementedError, r"model\.0 is a convolution with groups=2"),
-    ([nn.Conv2d(1, 4, 3), nn.Flatten(0), nn.Linear(16, 1)], NotImplementedError, "Flatten of other"),
+    ([nn.Conv2d(1, 4, 3), nn.Flatten(0), nn.Linear(16, 1)], NotImplementedError, r"Flatten after model\.0"),
     ([nn.Conv2d(1, 4, 3), nn.Linear(4, 1)], NotImplementedError, r"no Flatten between model\.0 and model\.1"),
-    ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(15, 1)], ValueError, r"model\.2 takes 15 features, model\.0"),
+    ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(15, 1)], ValueError, r"model\.2 takes 15 features, mod"),
     ([nn.Linear(3, 4), nn.ReLU(), nn.Linear(8, 1)], ValueError, r"model\.2 takes 8 features, model\.0 makes"),
     ([nn.Linear(3, 4), nn.BatchNorm1d(3), nn.Linear(4, 1)], ValueError, r"model\.1 takes 3 features"),
     ([nn.ModuleList([nn.Linear(3, 4)])], TypeError, r"model\.0, a ModuleList")])

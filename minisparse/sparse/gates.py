@@ -23,8 +23,8 @@ class HardConcrete(Module):
 
     shape: of the gates; one that broadcasts to a weight's shape makes one gate for a whole slice of it.
     droprate: the probability in (0, 1) that the binary gate underneath is closed at the start.
-    beta, gamma, zeta: temperature and limits of the distribution. A binary concrete variable s lies in (0, 1);
-        stretched to (gamma, zeta) and clipped to [0, 1] it is exactly 0, and exactly 1, with some probability.
+    beta, gamma, zeta: temperature and limits of the distribution. A binary concrete variable s in (0, 1),
+        stretched to (gamma, zeta) and clipped to [0, 1], is exactly 0, and exactly 1, with some probability.
 
     The parameter `log_alpha`, of the gates' shape, is the location: the higher, the more open. One sample is
     drawn a call, that is for a whole minibatch, as in the paper's experiments: theta = weight * z is then one
@@ -64,14 +64,14 @@ class HardConcrete(Module):
         return self._stretch(0, 1)
 
     def _stretch(self, noise, beta):
-        log_alpha, width = self.log_alpha, self.zeta - self.gamma
+        log_alpha, gamma, zeta = self.log_alpha, self.gamma, self.zeta
         s = _sigmoid((noise + log_alpha.data) / beta)
-        stretched = s * width + self.gamma
+        z = np.clip(s * (zeta - gamma) + gamma, 0, 1)
 
-        def vjp(g):
-            inside = (stretched > 0) & (stretched < 1)
-            return g * inside * s * (1 - s) * (width / beta)
-        return Tensor.from_op("hard_concrete", np.clip(stretched, 0, 1), (log_alpha, vjp))
+        def vjp(g):     # (zeta - gamma) s (1 - s) / beta inside, where s = (z - gamma) / (zeta - gamma)
+            inside = (z > 0) & (z < 1)
+            return g * inside * ((z - gamma) * (zeta - z) / ((zeta - gamma) * beta))
+        return Tensor.from_op("hard_concrete", z, (log_alpha, vjp))
 
     def open_probability(self):
         """Equation 12: P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta)), an array like the gates."""
@@ -92,7 +92,7 @@ def expected_l0(model):
     """The expected number of weights that are not zero: the sum over gates of |g| P(z_g != 0), section 2.4.
 
     model: a Module with L0Linear and L0Conv2d layers, or one of these layers. |g| is the number of weights
-    under gate g; biases are not counted. A scalar with a gradient. The paper's loss for N training examples is
+    under gate g; biases are not counted. A scalar with a gradient. The paper's loss for N examples is
 
         cross_entropy(model(x), y) + strength / N * expected_l0(model) + weight_decay * expected_l2(model)
 

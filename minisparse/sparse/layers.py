@@ -80,7 +80,7 @@ class _Gated:
 
     gates: "unit", a gate for each unit of the layer, or "weight", a gate for each weight.
     droprate: the share of gates that are closed at the start, about.
-    The penalty is to be added to the loss: see expected_l0. After training, `plain()` is the layer without gates.
+    The penalty is to be added to the loss: see expected_l0. `plain()` is the layer without gates, for later.
     """
 
     def _make_gates(self, gates, unit_shape, droprate):
@@ -119,15 +119,15 @@ class L0Linear(_Gated, nn.Linear):
         self._make_gates(gates, (1, in_features), droprate)
 
     def forward(self, x):
-        # gates on the weight, not on x: so they need no gradient of x, which would cost the first layer a product
+        # gates on the weight, not on x: they need no gradient of x, which would cost a first layer a product
         return linear(x, *self.theta(self.gate()))
 
 
 class L0Conv2d(_Gated, nn.Conv2d):
     """nn.Conv2d (and its options) whose units, or single weights, can close.
 
-    A unit is a filter, as in the paper: the whole output channel goes. Its bias goes with it, in training as in
-    evaluation, so a closed filter sends zeros, and nothing is lost when `shrink` removes it.
+    A unit is a filter, as in the paper: the whole output channel goes. Its bias goes with it, in training as
+    in evaluation, so a closed filter sends zeros, and nothing is lost when `shrink` removes it.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, *args, gates="unit", droprate=0.5, **kwargs):

@@ -26,14 +26,14 @@ def shrink(model):
 
     model: a Sequential (of Sequentials) of layers of minisparse.nn and minisparse.sparse. What made the zeros
     does not matter: gates, masks of units, group lasso. Rows, filters, channels of batch norm and the next
-    layer's inputs go, through pooling and flatten; what stays keeps its name, values and mask. L0 layers become
-    ordinary ones.
+    layer's inputs go, through pooling and flatten; what stays keeps its name, values and mask. L0 layers
+    become ordinary ones.
 
     What a closed unit still sends (a bias, the shift of a batch norm) goes into the next layer's bias. One
     place does not allow that: a convolution with zero padding reads that number inside the image and zeros
     around it, so before it a closed filter stays unless it sends 0. The inputs and outputs of the model all
-    stay. A layer without an open unit keeps one, with a warning that names it: the model does not depend on its
-    input any more.
+    stay. A layer without an open unit keeps one, with a warning that names it: the model does not depend on
+    its input any more.
 
     The parameters are new. An optimizer goes on with the ones it has, so make a new one to train further.
 
@@ -116,7 +116,7 @@ class _Stage:
         """Values of units as values of `width` features: flatten makes H * W neighbours of each channel."""
         flat = [layer for _, layer in self.followers if type(layer) is nn.Flatten]
         if any((layer.start_dim, layer.end_dim) != (1, -1) for layer in flat):
-            raise NotImplementedError(f"shrink: a Flatten of other dimensions than 1 to -1 follows {self.name}")
+            raise NotImplementedError(f"shrink: the Flatten after {self.name} is not from 1 to -1")
         if width % len(values) or width != len(values) and not (flat and self.is_conv):
             raise ValueError(f"shrink: {name} takes {width} features, {self.name} makes {self.units}")
         return np.repeat(values, width // len(values))
