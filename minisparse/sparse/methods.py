@@ -22,7 +22,8 @@ class SET(Pruner):
     and as many grow elsewhere at random (a weight just dropped may be drawn again, and stays). They start at
     0, with fresh moments in the optimizer. End before the training does: what grows last has to learn.
 
-    drop: in [0, 1]. targets, schedule, seed: as in Pruner; a sparsity that rises or falls on the way is fine.
+    drop: in [0, 1]. targets, schedule, seed: as in Pruner. With a sparsity that rises, such as Cubic's, what has
+        to go goes first, then some of the rest is dropped and grown.
     """
 
     growth = staticmethod(random)       # the score of the weights that may grow
@@ -41,10 +42,11 @@ class SET(Pruner):
         weight = self.weights[name]
         if weight.mask is None:
             return random_mask(weight.shape, sparsity, self.generator(name))
-        active, kept = np.count_nonzero(weight.mask), kept_count(weight.numel(), sparsity)
-        dropped = round(self.share() * active) if self.steps else 0     # masks from before training stay
-        survivors = highest(self.scores(name), min(active - dropped, kept))
-        if np.count_nonzero(survivors) == kept:
+        kept = kept_count(weight.numel(), sparsity)
+        rest = min(kept, np.count_nonzero(weight.mask))
+        dropped = round(self.share() * rest) if self.steps else 0       # masks from before training stay
+        survivors = highest(self.scores(name), rest - dropped)
+        if rest - dropped == kept:
             return survivors
         return highest(np.where(survivors, np.inf, self.evaluate(self.growth, name)), kept)
 

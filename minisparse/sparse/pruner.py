@@ -72,7 +72,8 @@ class Pruner:
         self.steps += 1
         if getattr(self.score, "summed", False) and self.steps <= self.schedule.end:
             for name in self.weights:
-                self.sums[name] = self.sums.get(name, 0) + self.evaluate(self.score, name)
+                with self._about(name):
+                    self.sums[name] = self.sums.get(name, 0) + self.evaluate(self.score, name)
         if self.schedule.due(self.steps):
             self.update()
         if self.steps == self.schedule.end and self.schedule.shortfall():
@@ -117,8 +118,10 @@ class Pruner:
         """score(weight, and what it needs) for one layer."""
         weight = self.weights[name]
         sources = {"gradient": self._gradient, "generator": self.generator}
-        with self._about(name):
-            return score(weight.data, **{need: sources[need](name) for need in needs(score)})
+        scores = score(weight.data, **{need: sources[need](name) for need in needs(score)})
+        if np.shape(scores) != weight.shape:
+            raise ValueError(f"the score has shape {np.shape(scores)}, the weight {weight.shape}")
+        return scores
 
     def generator(self, name):
         """A new Generator for this layer and step, the same in a program that was stopped and resumed."""

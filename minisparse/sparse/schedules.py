@@ -209,7 +209,7 @@ class Reactive(Schedule):
         try:
             for step, accuracy in state["reports"]:
                 fresh.observe(step, accuracy)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self}: expected {{'reports': [[step, accuracy], ...]}}, got {state!r}"
                              ) from error
         self.reports = fresh.reports

@@ -57,29 +57,31 @@ def _share(layers, sparsity, dense, density, name):
 def highest_counts(layers, count):
     """[How many of the `count` highest of all scores each layer has]; of equals, the earlier layer's.
 
-    layers: for each layer a function without arguments that returns its scores. It is called four times, and
-        no more than one layer's scores are there at a time: the threshold is found 16 bits at a time, from
-        histograms of the scores' leading bits.
+    layers: for each layer a function without arguments that returns its scores. It is called five times, and
+        no more than one layer's scores are there at a time. The lowest score kept is found 16 bits at a time:
+        a histogram of the next bits of the scores that begin as it does says how it goes on.
     """
-    above, prefix = np.zeros(len(layers), int), 0
+    lowest = above = 0
     for shift in (48, 32, 16, 0):
-        counts = []
+        histogram = np.zeros(1 << 16, int)
         for scores in layers:
             keys = _keys(scores())
             if shift < 48:
-                keys = keys[keys >> np.uint64(shift + 16) == prefix]
-            digits = (keys >> np.uint64(shift)).astype(np.uint16)
-            counts.append(np.bincount(digits, minlength=1 << 16))
-        counts = np.array(counts)
-        at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
-        digit = np.flatnonzero(above.sum() + at_least.sum(axis=0) >= count)
-        if not digit.size:
-            raise ValueError("the score gave different answers when it was asked again")
-        above += at_least[:, digit[-1]] - counts[:, digit[-1]]
-        prefix = prefix << 16 | int(digit[-1])
-    ties = counts[:, digit[-1]]
-    taken = ties.cumsum() - ties        # by the layers before
-    return (above + np.clip(count - above.sum() - taken, 0, ties)).tolist()
+                keys = keys[keys >> np.uint64(shift + 16) == lowest]
+            histogram += np.bincount((keys >> np.uint64(shift)).astype(np.uint16), minlength=1 << 16)
+        at_least = histogram[::-1].cumsum()[::-1]
+        bits = int(np.count_nonzero(above + at_least >= count)) - 1
+        above += int(at_least[bits] - histogram[bits])
+        lowest = lowest << 16 | bits
+    counts, missing = [], count - above
+    for scores in layers:
+        keys = _keys(scores())
+        ties = min(int(np.count_nonzero(keys == lowest)), missing)
+        missing -= ties
+        counts.append(int(np.count_nonzero(keys > lowest)) + ties)
+    if sum(counts) != count:
+        raise ValueError("the score gave different answers when it was asked again")
+    return counts
 
 
 def _keys(scores):
