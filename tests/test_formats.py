@@ -128,7 +128,7 @@ BAD_COO = {
 }
 BAD_CSR = {
     r"crow_indices\[0\] = 1 is not 0": ([1, 1, 2], [0, 1], [1., 2.], (2, 3)),
-    r"crow_indices\[2\] = 1, but there are 2 values": ([0, 1, 1], [0, 1], [1., 2.], (2, 3)),
+    r"crow_indices\[2\] = 1, for 2 values": ([0, 1, 1], [0, 1], [1., 2.], (2, 3)),
     r"crow_indices\[2\] = 1 is below the one before": ([0, 2, 1], [0, 1], [1., 2.], (2, 3)),
     r"crow_indices\[1\] = 4 is not a number of values, of 2": ([0, 4, 2], [0, 1], [1., 2.], (2, 3)),
     r"crow_indices\[1\] = -1 is not a number of values": ([0, -1, 2], [0, 1], [1., 2.], (2, 3)),

@@ -1,4 +1,4 @@
-"""Small programs written for torch, which run here with only their import lines changed and print the same."""
+"""Small programs written for torch: with only their import lines changed they run, and print the same."""
 import contextlib
 import io
 import re

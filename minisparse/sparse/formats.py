@@ -52,7 +52,7 @@ def sparse_csr_tensor(crow_indices, col_indices, values, size=None):
     refuse("crow_indices", crow, np.diff(crow, prepend=0) < 0, "is below the one before")
     refuse("crow_indices", crow[:1], crow[:1] != 0, "is not 0")
     if crow[-1] != len(col):
-        raise ValueError(f"sparse tensor: crow_indices[{size[0]}] = {crow[-1]}, but there are {len(col)} values")
+        raise ValueError(f"sparse tensor: crow_indices[{size[0]}] = {crow[-1]}, for {len(col)} values")
     refuse("col_indices", col, (col < 0) | (col >= size[1]), f"is outside of size {size}")
     row = np.repeat(np.arange(size[0]), np.diff(crow))
     falls = (np.diff(row, prepend=-1) == 0) & (np.diff(col, prepend=-1) <= 0)
