@@ -193,6 +193,12 @@ def test_layers_survive_state_dict_and_deepcopy(layer_and_x):
     np.testing.assert_array_equal(other(x).data, layer(x).data)
 
 
+def test_summary_counts_closed_gates(layer_and_x):
+    layer, _ = layer_and_x
+    row = sparse.summary(layer)[0]
+    assert row.zeros == np.count_nonzero(layer.plain().weight.data == 0) > 0
+
+
 def test_unit_shapes():
     assert sparse.L0Linear(6, 4).gate.log_alpha.shape == (1, 6)
     assert sparse.L0Conv2d(3, 4, 5).gate.log_alpha.shape == (4, 1, 1, 1)

@@ -38,7 +38,7 @@ def summary(model):
     """A list of Rows: one for each layer, then the totals "conv", "fully connected" and "all"."""
     rows = []
     for name, layer in sparsifiable(model).items():
-        weight = layer.weight.data
+        weight = (layer.plain() if hasattr(layer, "plain") else layer).weight.data     # with its gates, if any
         kind = "conv" if isinstance(layer, Conv2d) else "fully connected"
         rows.append(Row(name, kind, weight.shape, weight.size, weight.size - np.count_nonzero(weight)))
 
