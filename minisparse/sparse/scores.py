@@ -37,7 +37,10 @@ def snip(weight, gradient):
 
 def taylor(weight, gradient):
     """(w dL/dw)^2 (Molchanov et al., arXiv:1906.10771, equation 8): to first order, the square of what the
-    loss changes by without the weight. unit_mask sums it over a filter, as equation 9 does."""
+    loss changes by without the weight. unit_mask sums it over a filter, as equation 9 does.
+
+    One batch is a noisy judge: summed(taylor) hears all.
+    """
     return np.square(weight * gradient)
 
 
