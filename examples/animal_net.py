@@ -15,8 +15,12 @@ from minisparse import nn
 OUTPUT_SCALE = 1 / 9    # of the last weights: small first scores keep the early steps from overshooting
 
 
-def animal_net(classes, widths=(64, 256, 256), hidden=256):
-    """images (N, 3, 32, 32), normalised, to scores (N, classes)."""
+def animal_net(classes, widths=(64, 256, 256), hidden=256, identities=True):
+    """images (N, 3, 32, 32), normalised, to scores (N, classes).
+
+    identities: begin with filters that hand on their input. They learn faster, but a mask drawn at random cuts nearly
+    all of their few weights, so a net that is sparse from the first step begins with random ones.
+    """
     layers = OrderedDict(whiten=nn.Conv2d(3, 24, 2), act0=nn.GELU())
     before = 24
     for i, width in enumerate(widths, start=1):
@@ -27,8 +31,9 @@ def animal_net(classes, widths=(64, 256, 256), hidden=256):
         layers[f"conv{i}b"] = nn.Conv2d(width, width, 3, padding="same", bias=False)
         layers[f"norm{i}b"] = nn.BatchNorm2d(width)
         layers[f"act{i}b"] = nn.GELU()
-        nn.init.dirac_(layers[f"conv{i}a"].weight[:before])
-        nn.init.dirac_(layers[f"conv{i}b"].weight)
+        if identities:
+            nn.init.dirac_(layers[f"conv{i}a"].weight[:before])
+            nn.init.dirac_(layers[f"conv{i}b"].weight)
         before = width
     layers["pool4"] = nn.MaxPool2d(3)
     layers["flatten"] = nn.Flatten()

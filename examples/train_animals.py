@@ -20,11 +20,11 @@ import time
 import numpy as np
 
 import minisparse as ms
-from minisparse import data, deploy, nn, sparse
+from minisparse import data, deploy, sparse
 
 from animal_net import animal_net, whiten
 from report import write_report
-from training import Progress, Recipe, Run, RunError, evaluate
+from training import FROM_SCRATCH, METHODS, Progress, Recipe, Run, RunError, evaluate
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
@@ -51,6 +51,8 @@ def parse(argv=None):
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
+    parser.add_argument("--method", choices=METHODS, default="gradual", help="how the sparse net becomes sparse (gradual)")
+    parser.add_argument("--sparsity", type=float, metavar="SHARE", help="zeros of all weights, in place of the next two")
     parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (0.55)")
     parser.add_argument("--fc-sparsity", type=float, metavar="SHARE", help="zeros of each fully connected layer (0.75)")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice: the same seed gives the same nets (0)")
@@ -62,7 +64,7 @@ def parse(argv=None):
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if args.seed < 0:
         parser.error(f"--seed must not be negative, got {args.seed}")
-    for name in ("conv_sparsity", "fc_sparsity"):
+    for name in ("sparsity", "conv_sparsity", "fc_sparsity"):
         if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(args, name)}")
     if args.l1 is not None and not 0 <= args.l1 < float("inf"):
@@ -189,7 +191,7 @@ def run(args):
         print(f"left out: {item}")
     recipe = PRESETS[args.preset]
     for name, value in (("epochs", args.epochs), ("l1", args.l1), ("conv", args.conv_sparsity),
-                        ("linear", args.fc_sparsity)):
+                        ("linear", args.fc_sparsity), ("overall", args.sparsity), ("method", args.method)):
         if value is not None:
             recipe = dataclasses.replace(recipe, **{name: value})
     train, held_out = hold_out(train, args.seed)
@@ -202,15 +204,14 @@ def run(args):
           f"{len(train.classes)} classes; read in {time.perf_counter() - began:.1f} s")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    targets = {nn.Conv2d: recipe.conv, nn.Linear: recipe.linear, "whiten": None}
     runs = {}
-    for name, setup, zeros in (("dense", dataclasses.replace(recipe, l1=0.0, conv=0.0, linear=0.0), None),
-                               ("sparse", recipe, targets)):
+    dense = dataclasses.replace(recipe, method=None, l1=0.0, conv=0.0, linear=0.0, overall=None)
+    for name, setup in (("dense", dense), ("sparse", recipe)):
         ms.manual_seed(args.seed)
-        model = animal_net(len(train.classes), recipe.widths, recipe.hidden)
+        model = animal_net(len(train.classes), recipe.widths, recipe.hidden, identities=setup.method not in FROM_SCRATCH)
         whiten(model, train.images, *stats)
         path = args.out / f"{name}.checkpoint"
-        runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, path, zeros)
+        runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, path)
         if args.resume:
             runs[name].resume()
             print(f"{name}: {runs[name].epoch} of {recipe.epochs} epochs are done")
@@ -218,8 +219,10 @@ def run(args):
         if not args.resume:     # else a later --resume would go on from what an older run left
             net.path.unlink(missing_ok=True)
     progress = Progress(sys.stdout, list(runs.values()))
-    for net in runs.values():
-        net.train(progress)
+    runs["dense"].train(progress)
+    if recipe.method == "lottery" and not runs["sparse"].epoch:
+        runs["sparse"].draw_ticket(runs["dense"])
+    runs["sparse"].train(progress)
 
     shape = (-1, 1, 1)
     mean, std = (np.reshape(s, shape).astype(np.float32) for s in stats)

@@ -1,4 +1,5 @@
 """Train one net: the loop, its checkpoints and its progress line."""
+import copy
 import dataclasses
 import datetime
 import shutil
@@ -27,8 +28,10 @@ class Recipe:
     l1: float = 1e-3            # see `penalty`
     shift: int = 2
     rotate: float = 0.0
+    method: str = "gradual"     # see METHODS
     conv: float = 0.55          # zeros of the convolutions, and of the fully connected layers, at the end
     linear: float = 0.75
+    overall: float = None       # in place of these two: zeros of all weights, shared out over the layers
     prune: tuple = (0.15, 0.6)  # when sparsity begins and when it is reached, as shares of all steps
 
 
@@ -44,6 +47,40 @@ def accuracy(scores, labels):
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
+def targets(model, recipe):
+    """{layer: sparsity at the end}. The first layer, which is frozen, stays dense."""
+    if recipe.overall is None:
+        return {nn.Conv2d: recipe.conv, nn.Linear: recipe.linear, "whiten": None}
+    return sparse.erk(model, recipe.overall, dense=["whiten"]) | {"whiten": None}
+
+
+# How a net becomes sparse: (model, recipe, steps of the run, steps of an epoch) -> a Pruner. "lottery" goes back to the
+# weights that the dense net had after its first epoch, under the masks of those that it ended with.
+METHODS = {
+    "gradual": lambda model, recipe, steps, epoch:
+        sparse.Pruner(model, targets(model, recipe), sparse.Cubic(*gradually(recipe, steps))),
+    "global": lambda model, recipe, steps, epoch:
+        sparse.Pruner(model, targets(model, recipe), sparse.Cubic(*gradually(recipe, steps)), scope="global"),
+    "one-shot": lambda model, recipe, steps, epoch:
+        sparse.Pruner(model, targets(model, recipe), sparse.OneShot(steps // 2)),
+    "set": lambda model, recipe, steps, epoch:
+        sparse.SET(model, targets(model, recipe), sparse.Constant(0, max(1, steps * 3 // 4), every=epoch)),
+    "rigl": lambda model, recipe, steps, epoch:
+        sparse.RigL(model, targets(model, recipe), sparse.Constant(0, max(1, steps * 3 // 4), every=100)),
+    "lottery": lambda model, recipe, steps, epoch:
+        sparse.Pruner(model, targets(model, recipe), sparse.OneShot(0)),
+}
+
+
+FROM_SCRATCH = ("set", "rigl")      # sparse from the first step, with masks drawn at random
+
+
+def gradually(recipe, steps):
+    """(start, end, every) of a schedule that takes about twenty updates."""
+    start, end = (round(share * steps) for share in recipe.prune)
+    return start, max(end, start + 1), max(1, min(100, (end - start) // 20))
+
+
 class RunError(ValueError):
     """A run that cannot begin or go on: one or two lines that say why and what to do."""
 
@@ -51,7 +88,7 @@ class RunError(ValueError):
 class Run:
     """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds."""
 
-    def __init__(self, name, model, train, held_out, stats, recipe, seed, path, targets=None):
+    def __init__(self, name, model, train, held_out, stats, recipe, seed, path):
         self.name, self.model, self.recipe, self.path, self.held_out = name, model, recipe, path, held_out
         self.stats = dict(zip(("mean", "std"), stats))
         self.loader = data.Loader(train.images, train.labels, min(recipe.batch, len(train)), seed=seed, drop_last=True,
@@ -62,18 +99,17 @@ class Run:
         self.scheduler = optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.lr, total_steps=steps + 1, pct_start=recipe.warmup, anneal_strategy="linear",
             cycle_momentum=False, div_factor=5, final_div_factor=1000)
-        start, end = (round(share * steps) for share in recipe.prune)
-        every = max(1, min(100, (end - start) // 20))
         try:
-            self.pruner = targets and sparse.Pruner(model, targets, sparse.Cubic(start, max(end, start + 1), every))
+            self.pruner = METHODS[recipe.method](model, recipe, steps, len(self.loader)) if recipe.method else None
         except ValueError as error:
             raise RunError(f"{error}.\nAsk for fewer zeros.") from None
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-        self.steps, self.targets = steps, targets
+        self.steps = steps
         images = zlib.crc32(held_out.images, zlib.crc32(train.labels, zlib.crc32(train.images)))
         self.settings = dataclasses.asdict(recipe) | {
             "seed": seed, "classes": train.classes, "training images": len(train), "images (CRC-32)": images}
         self.epoch, self.history, self.losses = 0, [], []      # losses: [step, mean loss since the one before]
+        self.early = None           # the model's state after the first epoch, where lottery tickets rewind to
 
     def penalty(self):
         """lambda / B sum |w|: the article's penalty, with lambda on the scale of the loss summed over a batch of B.
@@ -118,6 +154,7 @@ class Run:
             rows = {row.name: row.sparsity for row in sparse.summary(self.model)[-3:]}
             held_out = accuracy(evaluate(self.model, self.held_out.images, **self.stats), self.held_out.labels)
             self.epoch += 1
+            self.early = self.early or copy.deepcopy(self.model.state_dict())
             self.history.append({
                 "epoch": self.epoch, "step": self.epoch * len(self.loader), "loss": running / total,
                 "accuracy": correct / total, "held_out": held_out, "lr": self.scheduler.get_last_lr()[0],
@@ -127,18 +164,31 @@ class Run:
             self.save()
             progress.line(self)
 
+    def draw_ticket(self, dense):
+        """Before training: the weights of `dense` after its first epoch, under masks made of those it ended with."""
+        self.model.load_state_dict(dense.model.state_dict())
+        self.pruner = METHODS["lottery"](self.model, self.recipe, self.steps, len(self.loader))
+        sparse.rewind(self.model, dense.early)
+
     def schedule(self, points=101):
-        """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] without targets."""
+        """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] for the dense net."""
         if not self.pruner:
             return []
-        plan = self.pruner.schedule
-        return [[step, plan(step, self.targets[nn.Conv2d]), plan(step, self.targets[nn.Linear])]
+        layers = {kind: [(layer.weight.numel(), self.pruner.targets.get(name))
+                         for name, layer in sparse.sparsifiable(self.model).items() if isinstance(layer, kind)]
+                  for kind in (nn.Conv2d, nn.Linear)}
+
+        def planned(step, kind):
+            zeros = sum(n * self.pruner.schedule(step, final) for n, final in layers[kind] if final is not None)
+            return zeros / sum(n for n, _ in layers[kind])
+        return [[step, planned(step, nn.Conv2d), planned(step, nn.Linear)]
                 for step in (round(i * self.steps / (points - 1)) for i in range(points))]
 
     def state_dict(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(), "pruner": self.pruner and self.pruner.state_dict(),
-                "epoch": self.epoch, "history": self.history, "losses": self.losses, "settings": self.settings}
+                "epoch": self.epoch, "history": self.history, "losses": self.losses, "early": self.early,
+                "settings": self.settings}
 
     def load_state_dict(self, state):
         self.model.load_state_dict(state["model"])
@@ -147,6 +197,7 @@ class Run:
         if self.pruner:
             self.pruner.load_state_dict(state["pruner"])
         self.epoch, self.history, self.losses = state["epoch"], state["history"], state["losses"]
+        self.early = state["early"]
 
     def save(self):
         ms.save(self.state_dict(), self.path)
