@@ -1,6 +1,9 @@
 """Recycled memory and the worker threads."""
+import _thread
 import gc
+import operator
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -139,6 +142,28 @@ def test_arrays_that_live_at_the_end_of_the_program_make_no_noise():
     program = "from minisparse.kernels import memory; a = [memory.empty((99999,)) for _ in range(9)]"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == done.stderr == ""
+
+
+def test_no_interrupt_is_lost_while_memory_comes_back(monkeypatch):
+    """What is raised in a destructor, Python prints and ignores: a Ctrl-C there would not stop the program."""
+    ignored, sent, caught = [], [], 0
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    def interrupt(*_):
+        sent.append(1)
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        for _ in range(3):
+            held = [memory.empty((99_999,))]
+            try:        # compiled code that gets the signal and then frees the array: as a kernel does that takes long
+                list(map(operator.methodcaller("__call__"), [_thread.interrupt_main, held.clear]))
+            except KeyboardInterrupt:
+                caught += 1
+            assert not held
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught == len(sent) == 3 and not ignored
 
 
 # --- threads ----------------------------------------------------------------------------------------------

@@ -4,27 +4,15 @@ A training step makes the same large arrays each time. Fresh memory from the sys
 4 KB, which for a batch of activations takes longer than the arithmetic on it; a recycled array costs microseconds.
 """
 import itertools
+import weakref
 
 import numpy as np
 
 SMALL = 1 << 16             # below this many bytes the allocator of numpy is just as good
 STALE = 2000                # a size that was not asked for during so many requests is given back to the system
 
-_free = {}                  # bytes -> [number of the latest request, raw arrays]
+_free = {}                  # bytes -> [number of the latest request, ended leases, {id: running lease}]
 _requests = itertools.count()
-
-
-def _take(nbytes):
-    """A raw array of nbytes and 64 more, recycled if there is one. Each step is atomic, so threads need no lock."""
-    request = next(_requests)
-    bucket = _free.setdefault(nbytes, [request, []])
-    bucket[0] = request
-    try:
-        return bucket[1].pop()
-    except IndexError:
-        for size in [size for size, (latest, _) in list(_free.items()) if request - latest > STALE]:
-            _free.pop(size, None)
-        return np.empty(nbytes + 64, np.uint8)
 
 
 class _Block:
@@ -36,10 +24,34 @@ class _Block:
         self.__array_interface__ = {"version": 3, "shape": (len(raw) - 64,), "typestr": "|u1",
                                     "data": (address + -address % 64, False)}
 
-    def __del__(self):
-        bucket = _free.get(len(self.raw) - 64)
-        if bucket is not None:
-            bucket[1].append(self.raw)
+
+class _Lease(weakref.ref):
+    """Remembers the raw array of a block. When the block dies, its callback puts it among the ended leases.
+
+    That callback is list.append, which is compiled: a Ctrl-C that meets a destructor written in Python is lost.
+    """
+
+    __slots__ = ("raw",)
+
+
+def _take(nbytes):
+    """A block of nbytes, recycled if there is one. Each step is atomic, so threads need no lock."""
+    request = next(_requests)
+    bucket = _free.setdefault(nbytes, [request, [], {}])
+    bucket[0] = request
+    _, ended, running = bucket
+    try:
+        lease = ended.pop()
+        raw = running.pop(id(lease)).raw
+    except IndexError:
+        for size in [size for size, (latest, *_) in list(_free.items()) if request - latest > STALE]:
+            _free.pop(size, None)
+        raw = np.empty(nbytes + 64, np.uint8)
+    block = _Block(raw)
+    lease = _Lease(block, ended.append)
+    lease.raw = raw
+    running[id(lease)] = lease
+    return block
 
 
 def empty(shape, dtype=np.float32):
@@ -52,7 +64,7 @@ def empty(shape, dtype=np.float32):
         return np.empty(shape, dtype)
     # sizes are rounded up by at most 1/8, so that batches of nearly the same size share buckets
     step = 1 << max(12, nbytes.bit_length() - 4)
-    return np.asarray(_Block(_take(-(-nbytes // step) * step)))[:nbytes].view(dtype).reshape(shape)
+    return np.asarray(_take(-(-nbytes // step) * step))[:nbytes].view(dtype).reshape(shape)
 
 
 def zeros(shape, dtype=np.float32):
