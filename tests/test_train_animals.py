@@ -210,6 +210,21 @@ def test_ctrl_c_then_kill_9_then_resume_is_the_run_that_never_stopped(photos, fi
     assert contents(tmp_path)["sparse.safetensors"] == contents(finished)["sparse.safetensors"]
 
 
+@pytest.mark.parametrize("method, epoch", [("global", 1), ("one-shot", 1), ("set", 1), ("rigl", 1), ("lottery", 0)])
+def test_every_method_resumes_to_the_same_bits(method, epoch, photos, tmp_path, tiny, monkeypatch):
+    run = ("--data", photos, "--method", method, "--out")
+    assert main(*run, tmp_path / "whole") == 0
+
+    def stop(self, net, images, *figures):
+        if (net.name, net.epoch, images) == ("sparse", epoch, 32):
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Progress, "show", stop)
+        assert main(*run, tmp_path / "stopped") == 130
+    assert main(*run, tmp_path / "stopped", "--resume") == 0
+    assert same_nets(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_a_full_disk_costs_one_epoch(photos, finished, tmp_path, tiny, monkeypatch, capsys):
     written = []
 
