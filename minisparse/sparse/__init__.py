@@ -21,6 +21,7 @@ One loop serves every method, with `pruner.step()` after `optimizer.step()` (den
     blocks, filters Pruner(..., mask=block_mask), or unit_mask, or any function (scores, sparsity) -> mask
     2:4             Pruner(model, 0.5, OneShot(), mask=lambda scores, sparsity: n_m_mask(scores, 2, 4))
 """
+from .formats import from_scipy, to_scipy
 from .gates import HardConcrete, expected_l0, expected_l2
 from .layers import (DynamicSparseConv2d, DynamicSparseLinear, L0Conv2d, L0Linear, SparseConv2d,
                      SparseLinear)
@@ -37,6 +38,6 @@ from .zeros import sparsifiable, summary
 __all__ = ["Constant", "Cosine", "Cubic", "DynamicSparseConv2d", "DynamicSparseLinear", "HardConcrete",
            "L0Conv2d", "L0Linear", "OneShot", "Pruner", "Reactive", "RigL", "SET", "SparseConv2d",
            "SparseLinear", "block_mask", "elastic_net", "erk", "expected_l0", "expected_l2",
-           "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
-           "random", "random_mask", "rewind", "shrink", "snip", "sparsifiable", "summary", "summed", "taylor",
+           "from_scipy", "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
+           "random", "random_mask", "rewind", "shrink", "snip", "sparsifiable", "summary", "summed", "taylor", "to_scipy",
            "topk_mask", "uniform", "unit_mask"]
