@@ -51,11 +51,15 @@ def parse(argv=None):
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
-    parser.add_argument("--method", choices=METHODS, default="gradual", help="how the sparse net becomes sparse (gradual)")
-    parser.add_argument("--sparsity", type=float, metavar="SHARE", help="zeros of all weights, in place of the next two")
+    parser.add_argument("--method", choices=METHODS, default="gradual",
+                        help="how the sparse net becomes sparse (gradual)")
+    parser.add_argument("--sparsity", type=float, metavar="SHARE",
+                        help="zeros of all weights, in place of the next two")
     parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (0.55)")
-    parser.add_argument("--fc-sparsity", type=float, metavar="SHARE", help="zeros of each fully connected layer (0.75)")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice: the same seed gives the same nets (0)")
+    parser.add_argument("--fc-sparsity", type=float, metavar="SHARE",
+                        help="zeros of each fully connected layer (0.75)")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="of every random choice: the same seed gives the same nets (0)")
     parser.add_argument("--threads", type=int, help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
     if args.threads is not None and args.threads < 1:
@@ -208,7 +212,8 @@ def run(args):
     dense = dataclasses.replace(recipe, method=None, l1=0.0, conv=0.0, linear=0.0, overall=None)
     for name, setup in (("dense", dense), ("sparse", recipe)):
         ms.manual_seed(args.seed)
-        model = animal_net(len(train.classes), recipe.widths, recipe.hidden, identities=setup.method not in FROM_SCRATCH)
+        model = animal_net(len(train.classes), recipe.widths, recipe.hidden,
+                           identities=setup.method not in FROM_SCRATCH)
         whiten(model, train.images, *stats)
         path = args.out / f"{name}.checkpoint"
         runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, path)

@@ -171,7 +171,7 @@ class Run:
         sparse.rewind(self.model, dense.early)
 
     def schedule(self, points=101):
-        """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] for the dense net."""
+        """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] where dense."""
         if not self.pruner:
             return []
         layers = {kind: [(layer.weight.numel(), self.pruner.targets.get(name))

@@ -37,7 +37,7 @@ from .zeros import sparsifiable, summary
 
 __all__ = ["Constant", "Cosine", "Cubic", "DynamicSparseConv2d", "DynamicSparseLinear", "HardConcrete",
            "L0Conv2d", "L0Linear", "OneShot", "Pruner", "Reactive", "RigL", "SET", "SparseConv2d",
-           "SparseLinear", "block_mask", "elastic_net", "erk", "expected_l0", "expected_l2",
-           "from_scipy", "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
-           "random", "random_mask", "rewind", "shrink", "snip", "sparsifiable", "summary", "summed", "taylor", "to_scipy",
-           "topk_mask", "uniform", "unit_mask"]
+           "SparseLinear", "block_mask", "elastic_net", "erk", "expected_l0", "expected_l2", "from_scipy",
+           "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
+           "random", "random_mask", "rewind", "shrink", "snip", "sparsifiable", "summary", "summed", "taylor",
+           "to_scipy", "topk_mask", "uniform", "unit_mask"]
