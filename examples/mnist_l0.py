@@ -60,6 +60,7 @@ class Recipe:
     strength: tuple = (0.1,)        # lambda of each layer with gates (or of all): lambda / N a weight
     sparsity: float = 0.98          # share of zeros at the end, of "magnitude"
     prune: tuple = (0.1, 0.6)       # when it begins and when it is reached, as shares of all steps
+    gates: float = 0.6              # share of the epochs with gates; then the open units train on without
 
 
 RECIPES = {}
@@ -111,18 +112,28 @@ class Run:
         self.recipe, self.seed, self.train, self.test = recipe, seed, train, test
         self.path = folder / f"{net}-{method}-{seed}.checkpoint"
         self.model = build(net, method)
+        self.total = sum(layer.weight.numel() for layer in sparse.sparsifiable(self.model).values())
         self.gated = [layer for layer in self.model.modules() if hasattr(layer, "gate")]
         self.strengths = recipe.strength * len(self.gated) if len(recipe.strength) == 1 else recipe.strength
         if self.gated and len(self.strengths) != len(self.gated):
             raise ValueError(f"{len(recipe.strength)} values of --strength for {len(self.gated)} layers")
-        # with gates, weight decay is part of the loss
-        self.optimizer = optim.Adam(self.model.parameters(), recipe.lr,
-                                    weight_decay=0 if self.gated else recipe.weight_decay)
+        self.make_optimizer()
         steps = recipe.epochs * (len(train[0]) // recipe.batch)
         start, end = (round(share * steps) for share in recipe.prune)
         self.pruner = method == "magnitude" and sparse.Pruner(
             self.model, recipe.sparsity, sparse.Cubic(start, max(end, start + 1)), scope="global")
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.seconds, self.with_gates = 0, 0.0, None
+
+    def make_optimizer(self):
+        # with gates, weight decay is part of the loss
+        self.optimizer = optim.Adam(self.model.parameters(), self.recipe.lr,
+                                    weight_decay=0 if self.gated else self.recipe.weight_decay)
+
+    def remove_gates(self):
+        """From here on train what is open, as an ordinary net: without the noise of gates it gets better."""
+        self.with_gates, self.gated = self.model.state_dict(), []
+        self.model = sparse.shrink(self.model)
+        self.make_optimizer()
 
     def loss(self, x, y):
         loss = nn.functional.cross_entropy(self.model(x), y)
@@ -135,6 +146,8 @@ class Run:
 
     def one_epoch(self):
         """Train one epoch; its random numbers are a function of the seed and its number alone."""
+        if self.gated and self.epoch == round(self.recipe.gates * self.recipe.epochs):
+            self.remove_gates()
         images, labels = self.train
         order = ms.manual_seed([self.seed, self.epoch + 1]).permutation(len(images))
         left = 1 - self.epoch / self.recipe.epochs
@@ -167,14 +180,14 @@ class Run:
         small = sparse.shrink(self.model)
         file = self.path.with_suffix(".safetensors")
         deploy.compile(small, (1, 28, 28)).save(file)
-        total = sum(layer.weight.numel() for layer in sparse.sparsifiable(self.model).values())
-        return {"seed": self.seed, "kept": kept(small), "nonzeros": nonzeros(small), "total": total,
+        return {"seed": self.seed, "kept": kept(small), "nonzeros": nonzeros(small), "total": self.total,
                 "bytes": file.stat().st_size, "error": error(small, *self.test), "seconds": self.seconds}
 
     def save(self):
-        ms.save({"recipe": dataclasses.asdict(self.recipe), "model": self.model.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "pruner": self.pruner and self.pruner.state_dict(),
-                 "epoch": self.epoch, "seconds": self.seconds}, self.path)
+        ms.save({"recipe": dataclasses.asdict(self.recipe), "epoch": self.epoch, "seconds": self.seconds,
+                 "with_gates": self.with_gates, "model": self.model.state_dict(),
+                 "optimizer": self.optimizer.state_dict(),
+                 "pruner": self.pruner and self.pruner.state_dict()}, self.path)
 
     def resume(self):
         """Go on from the checkpoint, where there is one. ValueError where it is of other settings."""
@@ -183,6 +196,9 @@ class Run:
         state = ms.load(self.path)
         if state["recipe"] != dataclasses.asdict(self.recipe):
             raise ValueError(f"{self.path} was made with other settings: {state['recipe']}")
+        if state["with_gates"]:
+            self.model.load_state_dict(state["with_gates"])
+            self.remove_gates()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner:

@@ -173,8 +173,7 @@ def test_plain_layer_equals_the_gated_one(layer_and_x):
     np.testing.assert_allclose(plain(x).data, layer(x).data, rtol=1e-5, atol=1e-6)
     closed = np.broadcast_to(layer.gate.deterministic().data == 0, layer.weight.shape)
     assert closed.any() and np.all(plain.weight.data[closed] == 0)
-    if layer.gates == "weight":
-        np.testing.assert_array_equal(plain.weight.mask, ~closed)
+    np.testing.assert_array_equal(plain.weight.mask, ~closed)
     before = layer.weight.data.copy()
     plain.weight.data += 1
     plain.bias.data += 1

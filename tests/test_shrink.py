@@ -210,6 +210,9 @@ def test_l0_lenet():
     set_gates(model[9], [4, 6])
     small = same(model, 3, 1, 8, 8)
     assert sizes(small) == [(4, 1), (3, 4), (6, 12), (3, 6)]
+    # of the channels that stay, feature 5 is closed: it keeps its column, under a mask
+    assert [layer.weight.mask is not None for layer in (small[0], small[3], small[7], small[9])] == [0, 0, 1, 0]
+    np.testing.assert_array_equal(small[7].weight.mask.all(axis=0), np.arange(12) != 1)
     convolution = [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
     assert [type(layer) for layer in small] == 2 * convolution + [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
 

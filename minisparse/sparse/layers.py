@@ -95,12 +95,12 @@ class _Gated:
 
     @no_grad()
     def plain(self):
-        """The nn.Linear or nn.Conv2d that this layer is in evaluation; single closed weights get a mask."""
+        """The nn.Linear or nn.Conv2d that this layer is in evaluation, with a mask where gates are closed."""
         z = self.gate.deterministic()
         weight, bias = self.theta(z)
         layer = ordinary(self, weight.data, None if bias is None else np.copy(bias.data))
-        if self.gates == "weight" and not z.data.all():
-            layer.weight.set_mask(z.data > 0)
+        if not z.data.all():
+            layer.weight.set_mask(np.broadcast_to(z.data > 0, weight.shape))
         return layer
 
     def extra_repr(self):
