@@ -7,7 +7,7 @@ neither copies unless an input comes from outside in another order.
 """
 import numpy as np
 
-from .kernels import dense_conv, load, masked_conv, memory
+from .kernels import dense_conv, load, memory, sparse_conv
 from .kernels.memory import batch_first, batch_last
 from .kernels.pool import parallel
 from .tensor import Tensor
@@ -94,7 +94,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
     def outgoing(value):
         return batch_first(value)[0] if single else batch_first(value)
-    masked = masked_conv.find(weight, geometry, xb.shape, groups)
+    masked = sparse_conv.find(weight, geometry, xb.shape, groups)
     if masked is None:
         value = dense_conv.forward(xb, w, b, geometry, groups)
         edges = [(x, lambda g: outgoing(dense_conv.grad_input(incoming(g), w, xb.shape, geometry, groups))),

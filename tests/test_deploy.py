@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minisparse as ms
-from minisparse import deploy, nn, serialize
+from minisparse import deploy, kernels, nn, serialize
 from minisparse.deploy import engine as engine_file
 
 
@@ -44,7 +44,7 @@ def fix(engine, kernel):
     return engine
 
 
-def check(model, shape, batches=(1, 3, 64)):
+def check(model, shape, batches=(1, 3, 15, 64)):
     """The engine's outputs are the model's, with either kernel and with those it chose itself."""
     engine = deploy.compile(model, shape)
     chosen = [dict(step.fastest) for step in engine.steps]
@@ -187,6 +187,50 @@ def test_each_image_has_the_same_scores_in_any_batch():
     one_by_one = np.concatenate([engine(x[i:i + 1]) for i in range(70)])
     for n in 2, 15, 16, 17, 33, 70, 3:
         np.testing.assert_allclose(engine(x[:n]), one_by_one[:n], rtol=0, atol=1e-4)
+
+
+def test_a_batch_is_filled_up_where_that_adds_a_third_at_most():
+    x = images(81, (2, 3, 4))
+    for n, filled in (1, 1), (11, 11), (12, 16), (15, 16), (16, 16), (17, 17), (23, 23), (24, 32), (33, 33), (50, 64):
+        found = engine_file._whole_lines(x[:n])
+        assert found.shape == (2, 3, 4, filled) and found.flags.c_contiguous
+        np.testing.assert_array_equal(np.moveaxis(found, -1, 0)[:n], x[:n])
+        assert not found[..., n:].any()
+    engine, sizes = deploy.compile(small_net(0.5), (3, 9, 10)), []
+    first = engine.steps[0].kernel
+    engine.steps[0].kernel = lambda x: sizes.append(x.shape[-1]) or first(x)
+    assert [len(engine(images(n, (3, 9, 10)))) for n in (15, 17, 24)] == [15, 17, 24]
+    assert sizes == [16, 17, 32]
+
+
+def test_schedules_are_built_once_for_a_shape_and_few_are_kept(monkeypatch):
+    if not kernels.have_numba():
+        pytest.skip("there are no schedules without Numba")
+    module, built = engine_file.sparse_conv, []
+
+    class Counted(module.Schedule):
+        def __init__(self, taps, geometry, shape, outputs):
+            built.append(shape[-1])
+            super().__init__(taps, geometry, shape, outputs)
+    engine = fix(deploy.compile(nn.Sequential(shaken(nn.Conv2d(2, 3, 3), kept=0.5)), (2, 5, 4)), "sparse")
+    engine.steps[0].plans.clear()
+    monkeypatch.setattr(module, "Schedule", Counted)
+    for n in 1, 16, 1, 15, 16, 2, 1:
+        engine(images(n, (2, 5, 4)))
+    assert built == [1, 16, 2]
+    for n in range(1, 12):
+        engine(images(n, (2, 5, 4)))
+    assert len(engine.steps[0].plans) == module.REMEMBERED
+
+
+def test_engine_without_numba_is_the_model(monkeypatch):
+    for module in kernels, engine_file.sparse_conv:
+        monkeypatch.setattr(module, "have_numba", lambda: False)
+    kernels.load.cache_clear()
+    try:
+        check(small_net(0.5), (3, 9, 10))
+    finally:
+        kernels.load.cache_clear()
 
 
 def test_kernels_are_chosen_by_their_time_once_for_sizes_alike(monkeypatch):

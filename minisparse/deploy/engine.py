@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from .. import activations, conv, linear
-from ..kernels import sparse_conv
+from ..kernels import csr_product, memory, sparse_conv
 from ..kernels.memory import batch_first, batch_last
 from ..tensor import Tensor, no_grad
 
@@ -25,6 +25,7 @@ class Step:
         self.op, self.options = op, options or {}
         self.arrays = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
         self.fastest = {}       # size of the batch, as a power of two -> "dense" or "sparse", once measured
+        self.plans = {}         # shape of the input -> plan()
 
     @functools.cached_property
     def zeros(self):
@@ -33,11 +34,11 @@ class Step:
         return 0 if weight is None else weight.size - np.count_nonzero(weight)
 
     @functools.cached_property
-    def taps(self):
-        """The nonzeros of the weight, for the sparse kernel."""
+    def csr(self):
+        """The weight of a linear layer as (crow, col, value)."""
         weight = self.arrays["weight"]
-        weight = weight.reshape(weight.shape + (1,) * (4 - weight.ndim))
-        return sparse_conv.taps(weight, self.options.get("groups", 1))
+        row, col = np.nonzero(weight)
+        return np.searchsorted(row, np.arange(len(weight) + 1)), col, weight[row, col]
 
     def __call__(self, x):
         """x: (C, H, W, N) or (F, N) -> the same of the result, C-contiguous."""
@@ -59,12 +60,30 @@ class Step:
         return batch_last(OPERATORS[self.op](Tensor(batch_first(x)), **arrays, **self.options).data)
 
     def sparse(self, x):
-        """A convolution or linear layer by the nonzeros of its weight."""
-        if self.op == "linear":
-            return sparse_conv.product(x, self.taps, self.arrays["bias"])
-        fixed = {key: value for key, value in self.options.items() if key != "groups"}
-        geometry = conv.conv_geometry(batch_first(x), self.taps.shape[2:], **fixed)
-        return sparse_conv.forward(x, self.taps, self.arrays["bias"], geometry)
+        """A convolution or linear layer by the nonzeros of its weight; dense where no kernel for them fits."""
+        bias = self.arrays["bias"]
+        if self.op == "linear" and x.shape[1] == 1:
+            return csr_product.multiply(*self.csr, x) + bias[:, None]
+        images = x if self.op == "conv2d" else x[:, None, None]     # a vector is an image of one pixel
+        plan = sparse_conv.remembered(self.plans, images.shape, lambda: self.plan(images))
+        if not plan:
+            return self.dense(x)
+        schedule, value = plan
+        y = schedule.forward(schedule.pad(images), value, bias)
+        return y if self.op == "conv2d" else y[:, 0, 0]
+
+    def plan(self, images):
+        """(the Schedule for inputs of this shape, the nonzeros in its order), or () where no Schedule fits."""
+        weight = self.arrays["weight"]
+        weight = weight.reshape(weight.shape + (1,) * (4 - weight.ndim))
+        options = {"stride": 1, "padding": 0, "dilation": 1, **self.options}
+        groups = options.pop("groups", 1)
+        geometry = conv.conv_geometry(batch_first(images), weight.shape[2:], **options)
+        if not sparse_conv.fits(geometry, images.shape):
+            return ()
+        taps = sparse_conv.taps(weight != 0, groups)
+        schedule = sparse_conv.Schedule(taps, geometry, images.shape, len(weight))
+        return schedule, weight.reshape(-1)[schedule.index]
 
     def kernel(self, x):
         """"dense" or "sparse", whichever was faster at this size of batch. The first time, both are run and timed."""
@@ -88,6 +107,20 @@ def _seconds(function, x):
     return min(times[1:])
 
 
+def _whole_lines(images):
+    """images (N, ...) as (..., N): with images of zeros to fill whole cache lines, where they are a third at most.
+
+    The sparse kernels take up to one and a half times as long where the loads cross from line to line.
+    """
+    n, line = len(images), sparse_conv.ALIGNED
+    filled = -(-n // line) * line
+    if filled == n or filled * 3 > n * 4:
+        return batch_last(images)
+    x = memory.zeros((*images.shape[1:], filled))
+    x[..., :n] = np.moveaxis(images, 0, -1)
+    return x
+
+
 class Engine:
     """A compiled model. engine(images (N, C, H, W) float32) -> scores (N, classes)."""
 
@@ -103,11 +136,11 @@ class Engine:
         if images.shape[1:] != self.input_shape or not images.size:
             raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}), "
                              f"got shape {images.shape}")
-        x = batch_last(images)
+        x = _whole_lines(images) if any(step.zeros for step in self.steps) else batch_last(images)
         with no_grad():
             for step in self.steps:
                 x = step(x)
-        return np.array(batch_first(x), order="C")
+        return np.array(batch_first(x)[:len(images)], order="C")
 
     def save(self, path):
         """Write the engine as a safetensors file that `minisparse.deploy.load` reads."""

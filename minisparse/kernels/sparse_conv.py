@@ -1,90 +1,231 @@
-"""Sparse convolution and matrix product for inference: the nonzeros of a weight, each with an offset into the input.
+"""Convolution with some of the weights: what direct.py needs, built once for a set of weights and a shape of input.
 
-On a zero-padded image (C, Hp, Wp, N) the tap (c, ky, kx) of an output row is that row's start plus a constant offset,
-so a sparse convolution is a sparse matrix product whose columns are offsets, with no columns to build (csr.py). Padding
-serves all the edges.
+Arrays as in dense_conv.py: x (C, H, W, N), weight (O, C/groups, kh, kw), out and g (O, Ho, Wo, N), float32. A matrix
+product is the convolution of images of one pixel.
 """
 from typing import NamedTuple
 
 import numpy as np
 
-from . import load, memory
+from . import have_numba, load, memory
+from .csr_product import threads
 from .pool import parallel
 
-NARROW = 16     # below this batch a row of pixels is too short a run, and whole planes are computed at once
+L1_BYTES = 28 << 10     # of the first-level cache, for the rows of a block of input channels
+ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole cache lines
+WORTH = 0.75            # the largest share of kept weights at which a training step gains
+WORTH_UNALIGNED = 0.5   # the same where each load crosses two cache lines
+REMEMBERED = 4          # shapes of input (training, last batch, evaluation, ...) that schedules are kept for
+
+
+def find(weight, geometry, shape, groups):
+    """The MaskedConv of a weight for inputs of this shape, made when first asked for; None where dense is faster.
+
+    weight: a Tensor; a Parameter with a mask keeps what is made here in `plans` until its mask changes.
+    """
+    mask = getattr(weight, "mask", None)
+    if mask is None or groups != 1 or geometry[2:4] != (1, 1) or not fits(geometry, shape, weight.dtype):
+        return None
+    shortest = min(geometry[-1], shape[2]) * shape[3]       # row, of output or input; in short ones padding prevails
+    worth = WORTH_UNALIGNED if shape[3] % ALIGNED else WORTH
+    if (min(transposed(geometry, shape)[4:6]) < 0 or shortest < ALIGNED
+            or np.count_nonzero(mask) > mask.size * worth):
+        return None
+    return remembered(weight.plans, (geometry, shape), lambda: MaskedConv(mask, geometry, shape))
+
+
+def remembered(plans, key, make):
+    """plans[key], made when first asked for. The dict keeps REMEMBERED of them; several threads may ask."""
+    plan = plans.get(key)
+    if plan is None:
+        for old in list(plans)[:1 - REMEMBERED]:
+            plans.pop(old, None)
+        plan = plans[key] = make()
+    return plan
+
+
+def fits(geometry, shape, dtype=np.float32):
+    """Whether a Schedule can do the convolution of inputs of this shape: else dense_conv has to.
+
+    It takes Numba, float32, and where a stride keeps rows apart, rows of outputs that fill a vector register.
+    """
+    if dtype != np.float32 or not have_numba():
+        return False
+    from .tile import LANES     # here, since it imports Numba
+    return geometry[2:4] == (1, 1) or geometry[-1] * shape[3] >= LANES
+
+
+def transposed(geometry, shape):
+    """The geometry of the convolution, of stride 1, that takes the gradient of the output to that of the input."""
+    kh, kw, _, _, py, px, dy, dx, _, _ = geometry
+    return (kh, kw, 1, 1, dy * (kh - 1) - py, dx * (kw - 1) - px, dy, dx, *shape[1:3])
 
 
 class Taps(NamedTuple):
-    """A weight (O, C/groups, kh, kw) by its nonzeros in CSR order: the rows are outputs."""
+    """The kept weights of a layer: where they stand in the flat weight, and their coordinates; all of one length."""
 
-    shape: tuple
-    indptr: np.ndarray      # (O + 1,) int64
-    channel: np.ndarray     # (nnz,) int64, of the whole input
+    index: np.ndarray
+    output: np.ndarray
+    channel: np.ndarray
     ky: np.ndarray
     kx: np.ndarray
-    value: np.ndarray       # (nnz,)
 
 
-def taps(weight, groups=1):
-    """The Taps of a dense weight array."""
-    o, c, ky, kx = np.nonzero(weight)
-    outputs, per_group = weight.shape[:2]
-    indptr = np.searchsorted(o, np.arange(outputs + 1)).astype(np.int64)
-    return Taps(weight.shape, indptr, c + o // (outputs // groups) * per_group, ky, kx, weight[o, c, ky, kx])
+def taps(kept, groups=1):
+    """The Taps of a mask (O, C/groups, kh, kw); channel counts through all groups."""
+    outputs, per_group, kh, kw = kept.shape
+    index = np.flatnonzero(kept)
+    rest, kx = np.divmod(index, kw)
+    rest, ky = np.divmod(rest, kh)
+    output, channel = np.divmod(rest, per_group)
+    if groups > 1:
+        channel += output // (outputs // groups) * per_group
+    return Taps(index, output, channel, ky, kx)
 
 
-def pad(x, geometry):
-    """x (C, H, W, N) in a flat zero-padded copy, its planes (Hp, Wp, N), and Hp, Wp.
+class Schedule:
+    """Kept weights in the order in which the direct kernels meet them, for one geometry and shape of input.
 
-    Where sx > 1, the columns of a padded row are split into sx phases, so that a tap still meets a contiguous run.
+    geometry: see conv.py; shape: of the input, (C, H, W, N), one that `fits`; outputs: their number. `index` tells
+    the order: where each kept weight stands in the flat weight.
     """
-    kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
-    channels, height, width, batch = x.shape
-    hp = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
-    wp = -(-max((wo - 1) * sx + (kw - 1) * dx + 1, px + width) // sx) * sx
-    planes = memory.zeros((channels, hp, sx, wp // sx, batch), x.dtype)
-    for phase in range(sx):
-        first = (phase - px) % sx
-        part = x[:, :, first::sx]
-        at = (first + px) // sx
-        planes[:, py:py + height, phase, at:at + part.shape[2]] = part
-    return planes.reshape(-1), hp, wp
 
+    def __init__(self, taps, geometry, shape, outputs):
+        from .tile import LANES, REGISTERS      # here, since it imports Numba
+        kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
+        channels, height, width, batch = shape
+        self.geometry, self.out_shape = geometry, (outputs, ho, wo, batch)
 
-def forward(x, taps, bias, geometry):
-    """Convolution of x (C, H, W, N) with the nonzeros of a weight; bias (O,). Returns (O, Ho, Wo, N)."""
-    kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
-    batch = x.shape[3]
-    flat, hp, wp = pad(x, geometry)
-    column = taps.kx * dx
-    offset = (((taps.channel * hp + taps.ky * dy) * sx + column % sx) * (wp // sx) + column // sx) * batch
-    outputs = taps.shape[0]
-    gather = load("csr").gather_rows
-    if batch < NARROW and sy == sx == 1:
-        # one run over all rows; what falls on the padding between two rows is cut off
-        out = memory.empty((outputs, 1, ho * wp * batch), x.dtype)
-        out[...] = bias[:, None, None]
-        starts = np.zeros(1, np.int64)
-        length = ((ho - 1) * wp + wo) * batch
+        # the padded copy: planes of hp rows of wp columns; where sx > 1 a row is split into sx phases of columns, so
+        # that a tap meets contiguous numbers
+        self.hp = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
+        self.wp = -(-max((wo - 1) * sx + (kw - 1) * dx + 1, px + width) // sx) * sx
+        self.row = self.wp * batch
+        self.step = sy * self.row
+
+        # outputs are computed in runs: rows, or where these are short a whole plane at a time; what falls on the
+        # padding between its rows, and on some numbers beyond that fill the last register, is cut off
+        self.whole = batch < LANES and sy == sx == 1
+        numbers = self.hp * self.row
+        if self.whole:
+            self.runs, self.length = 1, -(-ho * self.row // LANES) * LANES
+            numbers = max(numbers, (kh - 1) * dy * self.row + (kw - 1) * dx * batch + self.length)
+        else:
+            self.runs, self.length = ho, wo * batch
+        self.plane = _stride(numbers)
+
+        # a run of outputs in equal tiles, as long as the registers allow
+        tiles = -(-self.length // (REGISTERS * LANES))
+        self.tile = (0,) * min(-(-self.length // (tiles * LANES)), self.length // LANES)
+        self.width = len(self.tile) * LANES
+
+        reach = kh * (self.width + (kw - 1) * batch) * 4        # bytes that a tile reads of each channel
+        block = max(L1_BYTES // reach, 3)
+        blocks = -(-channels // block)
+        key = taps.channel // block * outputs + taps.output
+        if blocks * outputs < 1 << 16:
+            key = key.astype(np.uint16)         # which NumPy sorts ten times faster
+        order = np.argsort(key, kind="stable")
+        phase, column = taps.kx * dx % sx, taps.kx * dx // sx
+        offset = taps.channel * self.plane + taps.ky * dy * self.row + (phase * (self.wp // sx) + column) * batch
+        self.offset, self.index = offset[order], taps.index[order]
+        self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=blocks * outputs))])
+
+    def pad(self, x):
+        """x (C, H, W, N) in a zero-padded copy, flat."""
+        channels, height, _, batch = x.shape
+        sx, py, px = self.geometry[3:6]
+        flat = memory.empty((channels, self.plane), x.dtype)
 
         def work(first, last):
-            gather(taps.indptr[first:last + 1], offset, taps.value, flat, starts, out[first:last, :, :length])
-        parallel(work, outputs)
-        return np.ascontiguousarray(out.reshape(outputs, ho, wp, batch)[:, :, :wo])
-    out = memory.empty((outputs, ho, wo * batch), x.dtype)
-    out[...] = bias[:, None, None]
-    starts = np.arange(ho) * (sy * wp * batch)
-    parallel(lambda first, last: gather(taps.indptr, offset, taps.value, flat, starts[first:last], out[:, first:last]),
-             ho)
-    return out.reshape(outputs, ho, wo, batch)
+            flat[first:last] = 0
+            planes = flat[first:last, :self.hp * self.row].reshape(-1, self.hp, sx, self.wp // sx, batch)
+            for phase in range(sx):
+                start = (phase - px) % sx
+                columns = x[first:last, :, start::sx]
+                at = (start + px) // sx
+                planes[:, py:py + height, phase, at:at + columns.shape[2]] = columns
+        parallel(work, channels, threads(16 * flat.size))     # to move a number takes as long as many multiplications
+        return flat.reshape(-1)
+
+    def forward(self, padded, value, bias=None):
+        """The convolution of an input that `pad` returned. value: the kept weights in the order of `index`."""
+        outputs = self.out_shape[0]
+        out = memory.empty((outputs, self.runs, self.length))
+        bias = np.zeros(outputs, np.float32) if bias is None else bias
+        convolve = load("direct").convolve
+        parallel(lambda first, last: convolve(self.tile, padded, self.segments, self.offset, value, bias, self.step,
+                                              first, last, out), outputs, threads(self._multiplications))
+        if not self.whole:
+            return out.reshape(self.out_shape)
+        cut = memory.empty(self.out_shape)
+        cut[...] = self._rows(out)
+        return cut
+
+    def grad_weight(self, padded, g):
+        """The gradient of the kept weights, in the order of `index`."""
+        out = np.zeros(len(self.index), np.float32)
+        if self.whole:
+            runs = memory.zeros((len(g), self.runs, self.length))
+            self._rows(runs)[...] = g
+        else:
+            runs = g.reshape(len(g), self.runs, self.length)
+        kernel = load("direct").convolve_grad_weight
+
+        def work(first, last):
+            part = memory.empty((last - first, self.width))
+            kernel(self.tile, padded, self.segments, self.offset, runs, self.step, first, last, part, out)
+        parallel(work, len(g), threads(self._multiplications))
+        return out
+
+    @property
+    def _multiplications(self):
+        return len(self.index) * self.runs * self.length
+
+    def _rows(self, planes):
+        """The outputs (O, Ho, Wo, N) in an array of whole planes (O, 1, length)."""
+        outputs, ho, wo, batch = self.out_shape
+        return planes[:, 0, :ho * self.row].reshape(outputs, ho, self.wp, batch)[:, :, :wo]
 
 
-def product(x, taps, bias):
-    """weight @ x + bias with the nonzeros of a weight (M, K, 1, 1); x (K, N). Returns (M, N)."""
-    out = memory.empty((taps.shape[0], 1, x.shape[1]), x.dtype)
-    out[...] = bias[:, None, None]
-    gather, offset, starts = load("csr").gather_rows, taps.channel * x.shape[1], np.zeros(1, np.int64)
-    flat = x.reshape(-1)
-    parallel(lambda first, last: gather(taps.indptr[first:last + 1], offset, taps.value, flat, starts, out[first:last]),
-             len(out), limit=None if len(taps.value) * x.shape[1] > 1 << 20 else 1)
-    return out[:, 0]
+class MaskedConv:
+    """Forward and both gradients of a convolution under a mask (O, C, kh, kw), of stride 1 and without groups."""
+
+    def __init__(self, mask, geometry, shape):
+        kh, kw = geometry[:2]
+        outputs, channels = mask.shape[:2]
+        kept = taps(mask)
+        self.shape, self.mask, self.schedule = shape, mask, Schedule(kept, geometry, shape, outputs)
+        # the gradient of x is the convolution of g with the flipped weight, its inputs and outputs exchanged
+        flipped = Taps(kept.index, kept.channel, kept.output, kh - 1 - kept.ky, kw - 1 - kept.kx)
+        self.back = Schedule(flipped, transposed(geometry, shape), self.schedule.out_shape, channels)
+
+    def pad(self, x):
+        return self.schedule.pad(x)
+
+    def unpad(self, padded):
+        """The x that `pad` was given (a copy)."""
+        (py, px), (channels, height, width, batch), plan = self.schedule.geometry[4:6], self.shape, self.schedule
+        planes = padded.reshape(channels, plan.plane)[:, :plan.hp * plan.row].reshape(channels, plan.hp, plan.wp, batch)
+        return np.ascontiguousarray(planes[:, py:py + height, px:px + width])
+
+    def forward(self, padded, weight, bias):
+        return self.schedule.forward(padded, weight.reshape(-1)[self.schedule.index], bias)
+
+    def grad_weight(self, padded, g):
+        """The gradient of the weight: 0 where pruned."""
+        out = np.zeros(self.mask.shape, np.float32)
+        out.reshape(-1)[self.schedule.index] = self.schedule.grad_weight(padded, g)
+        return out
+
+    def grad_input(self, g, weight):
+        return self.back.forward(self.back.pad(g), weight.reshape(-1)[self.back.index])
+
+
+def _stride(numbers):
+    """At least so many numbers, an odd count of 64-byte lines away from multiples of 4 KB: planes whose rows fell on
+    the same sets of the cache would push each other out."""
+    lines = -(-numbers // 16) | 1
+    if not 4 <= lines % 64 <= 60:
+        lines += 10
+    return 16 * lines
