@@ -22,9 +22,8 @@ import numpy as np
 import minisparse as ms
 from minisparse import data, deploy, sparse
 
-from animal_net import animal_net, whiten
 from report import write_report
-from training import FROM_SCRATCH, METHODS, Progress, Recipe, Run, RunError, evaluate
+from training import METHODS, Progress, Recipe, Run, RunError, dense, evaluate
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
@@ -209,14 +208,8 @@ def run(args):
 
     args.out.mkdir(parents=True, exist_ok=True)
     runs = {}
-    dense = dataclasses.replace(recipe, method=None, l1=0.0, conv=0.0, linear=0.0, overall=None)
-    for name, setup in (("dense", dense), ("sparse", recipe)):
-        ms.manual_seed(args.seed)
-        model = animal_net(len(train.classes), recipe.widths, recipe.hidden,
-                           identities=setup.method not in FROM_SCRATCH)
-        whiten(model, train.images, *stats)
-        path = args.out / f"{name}.checkpoint"
-        runs[name] = Run(name, model, train, held_out, stats, setup, args.seed, path)
+    for name, setup in (("dense", dense(recipe)), ("sparse", recipe)):
+        runs[name] = Run(name, train, held_out, stats, setup, args.seed, args.out / f"{name}.checkpoint")
         if args.resume:
             runs[name].resume()
             print(f"{name}: {runs[name].epoch} of {recipe.epochs} epochs are done")

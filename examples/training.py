@@ -12,6 +12,8 @@ import numpy as np
 import minisparse as ms
 from minisparse import data, nn, optim, sparse
 
+from animal_net import animal_net, whiten
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,6 +47,11 @@ def evaluate(model, images, mean, std, batch=500):
 
 def accuracy(scores, labels):
     return float(np.mean(scores.argmax(axis=1) == labels))
+
+
+def dense(recipe):
+    """The same recipe without anything that makes zeros."""
+    return dataclasses.replace(recipe, method=None, l1=0.0, conv=0.0, linear=0.0, overall=None)
 
 
 def targets(model, recipe):
@@ -86,9 +93,16 @@ class RunError(ValueError):
 
 
 class Run:
-    """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds."""
+    """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds.
 
-    def __init__(self, name, model, train, held_out, stats, recipe, seed, path):
+    Runs of one seed begin with the same weights and see the same batches, whatever their method.
+    """
+
+    def __init__(self, name, train, held_out, stats, recipe, seed, path):
+        ms.manual_seed(seed)
+        model = animal_net(len(train.classes), recipe.widths, recipe.hidden,
+                           identities=recipe.method not in FROM_SCRATCH)
+        whiten(model, train.images, *stats)
         self.name, self.model, self.recipe, self.path, self.held_out = name, model, recipe, path, held_out
         self.stats = dict(zip(("mean", "std"), stats))
         self.loader = data.Loader(train.images, train.labels, min(recipe.batch, len(train)), seed=seed, drop_last=True,
