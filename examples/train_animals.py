@@ -1,11 +1,12 @@
 """The main job: train a dense and a sparse animal classifier on a CPU, and report what sparsity gave.
 
-    python examples/train_animals.py                        on animals that the program draws itself, about 2 minutes
+    python examples/train_animals.py                        on animals that it draws itself, in two to three minutes
     python examples/train_animals.py --data photos.zip      on your own class folders
     python examples/train_animals.py --help                 everything else
 
-Both nets begin with the same weights, see the same batches and take the same number of steps. The report, its pictures
-and both models are written to --out.
+Both nets see the same batches, take the same number of steps and begin with the same weights (but see --method in
+training.py: SET and RigL begin with random filters, a lottery ticket with the dense net's weights after an epoch). The
+report, its pictures and both models are written to --out.
 """
 import argparse
 import dataclasses
@@ -23,10 +24,10 @@ import minisparse as ms
 from minisparse import data, deploy, sparse
 
 from report import write_report
-from training import METHODS, Progress, Recipe, Run, RunError, dense, evaluate
+from training import METHODS, Progress, Recipe, Run, RunError, evaluate, without_zeros
 
 PRESETS = {
-    "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64),
+    "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=6, batch=64, rotate=5.0),
     "accurate": Recipe(),
 }
 HELD_OUT = 0.05         # of the training images are not trained on: the learning curves' accuracy
@@ -167,8 +168,8 @@ def examine(run, engine, normalise, test, validation):
                      "data_worked": sum(row["worked"] for row in run.history)},
         "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
         "file_bytes": (run.path.parent / f"{run.name}.safetensors").stat().st_size,
-        "layers": [{"name": row.name, "kind": "conv" if row.kind == "conv" else "linear", "shape": list(row.shape),
-                    "weights": row.weights, "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],
+        "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
+                    "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],
     }
 
 
@@ -208,7 +209,7 @@ def run(args):
 
     args.out.mkdir(parents=True, exist_ok=True)
     runs = {}
-    for name, setup in (("dense", dense(recipe)), ("sparse", recipe)):
+    for name, setup in (("dense", without_zeros(recipe)), ("sparse", recipe)):
         runs[name] = Run(name, train, held_out, stats, setup, args.seed, args.out / f"{name}.checkpoint")
         if args.resume:
             runs[name].resume()

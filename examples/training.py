@@ -49,7 +49,7 @@ def accuracy(scores, labels):
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
-def dense(recipe):
+def without_zeros(recipe):
     """The same recipe without anything that makes zeros."""
     return dataclasses.replace(recipe, method=None, l1=0.0, conv=0.0, linear=0.0, overall=None)
 
@@ -58,23 +58,24 @@ def targets(model, recipe):
     """{layer: sparsity at the end}. The first layer, which is frozen, stays dense."""
     if recipe.overall is None:
         return {nn.Conv2d: recipe.conv, nn.Linear: recipe.linear, "whiten": None}
-    return sparse.erk(model, recipe.overall, dense=["whiten"]) | {"whiten": None}
+    return sparse.erk(model, recipe.overall, dense=["whiten"])
 
 
-# How a net becomes sparse: (model, recipe, steps of the run, steps of an epoch) -> a Pruner. "lottery" goes back to the
-# weights that the dense net had after its first epoch, under the masks of those that it ended with.
+# How a net becomes sparse: (model, recipe, steps of the run, steps of an epoch) -> a Pruner. SET and RigL are sparse
+# from the first step, under masks drawn at random, so they begin with random filters (see animal_net). A lottery
+# ticket takes the dense net's weights after its first epoch, under the masks of those it ended with (draw_ticket).
 METHODS = {
-    "gradual": lambda model, recipe, steps, epoch:
+    "gradual": lambda model, recipe, steps, epoch_steps:
         sparse.Pruner(model, targets(model, recipe), sparse.Cubic(*gradually(recipe, steps))),
-    "global": lambda model, recipe, steps, epoch:
+    "global": lambda model, recipe, steps, epoch_steps:
         sparse.Pruner(model, targets(model, recipe), sparse.Cubic(*gradually(recipe, steps)), scope="global"),
-    "one-shot": lambda model, recipe, steps, epoch:
+    "one-shot": lambda model, recipe, steps, epoch_steps:
         sparse.Pruner(model, targets(model, recipe), sparse.OneShot(steps // 2)),
-    "set": lambda model, recipe, steps, epoch:
-        sparse.SET(model, targets(model, recipe), sparse.Constant(0, max(1, steps * 3 // 4), every=epoch)),
-    "rigl": lambda model, recipe, steps, epoch:
+    "set": lambda model, recipe, steps, epoch_steps:
+        sparse.SET(model, targets(model, recipe), sparse.Constant(0, max(1, steps * 3 // 4), every=epoch_steps)),
+    "rigl": lambda model, recipe, steps, epoch_steps:
         sparse.RigL(model, targets(model, recipe), sparse.Constant(0, max(1, steps * 3 // 4), every=100)),
-    "lottery": lambda model, recipe, steps, epoch:
+    "lottery": lambda model, recipe, steps, epoch_steps:
         sparse.Pruner(model, targets(model, recipe), sparse.OneShot(0)),
 }
 
@@ -95,7 +96,7 @@ class RunError(ValueError):
 class Run:
     """One net in training: model, optimizer, schedules and pruner, with one state that a checkpoint holds.
 
-    Runs of one seed begin with the same weights and see the same batches, whatever their method.
+    Runs of one seed see the same batches and, but for SET, RigL and lottery tickets, begin with the same weights.
     """
 
     def __init__(self, name, train, held_out, stats, recipe, seed, path):
@@ -172,17 +173,17 @@ class Run:
             self.history.append({
                 "epoch": self.epoch, "step": self.epoch * len(self.loader), "loss": running / total,
                 "accuracy": correct / total, "held_out": held_out, "lr": self.scheduler.get_last_lr()[0],
-                "sparsity": rows["all"], "conv": rows["conv"], "linear": rows["fully connected"],
+                "sparsity": rows["all"], "conv": rows["conv"], "linear": rows["linear"],
                 "seconds": seconds, "images_per_second": total / seconds,
                 "waited": self.loader.waited - waited, "worked": self.loader.worked - worked})
             self.save()
             progress.line(self)
 
-    def draw_ticket(self, dense):
-        """Before training: the weights of `dense` after its first epoch, under masks made of those it ended with."""
-        self.model.load_state_dict(dense.model.state_dict())
+    def draw_ticket(self, twin):
+        """Before training: the dense twin's weights after its first epoch, under masks made of those it ended with."""
+        self.model.load_state_dict(twin.model.state_dict())
         self.pruner = METHODS["lottery"](self.model, self.recipe, self.steps, len(self.loader))
-        sparse.rewind(self.model, dense.early)
+        sparse.rewind(self.model, twin.early)
 
     def schedule(self, points=101):
         """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] where dense."""

@@ -110,7 +110,7 @@ class Tensor:
 
         Where gradients of several inputs share their work the edge is ((input, input, ...), vjp) and vjp returns
         a tuple; (input, None) names an input that is only read. g is the gradient of the result, an array of
-        its shape and dtype that the vjp must not change. Only what needs a gradient is ever computed.
+        its shape and dtype that the vjp must not change. A vjp none of whose inputs needs a gradient is never called.
         """
         out = Tensor(value)
         edges = [(t if isinstance(t, tuple) else (t,), vjp) for t, vjp in edges]

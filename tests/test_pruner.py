@@ -270,11 +270,11 @@ def test_summary_counts_exact_zeros():
     net = small_net()
     Pruner(net, {nn.Conv2d: 0.5, "7": 0.8}, OneShot())
     rows = {row.name: row for row in summary(net)}
-    assert list(rows) == ["0", "2", "5", "7", "conv", "fully connected", "all"]
+    assert list(rows) == ["0", "2", "5", "7", "conv", "linear", "all"]
     assert rows["2"] == ("2", "conv", (6, 4, 3, 3), 216, 108) and rows["2"].sparsity == 0.5
     assert rows["5"].zeros == 0 and rows["7"].zeros == 24
     assert (rows["conv"].weights, rows["conv"].zeros) == (324, 162)
-    assert (rows["fully connected"].weights, rows["fully connected"].zeros) == (990, 24)
+    assert (rows["linear"].weights, rows["linear"].zeros) == (990, 24)
     assert rows["all"].sparsity == 186 / 1314
     assert [row[3:] for row in summary(nn.ReLU())] == [(0, 0)] * 3 and summary(nn.ReLU())[-1].sparsity == 0.0
 

@@ -1,4 +1,4 @@
-"""Batches of images, made one step ahead of the training in a background thread."""
+"""Batches of images, made ahead of the training in a background thread."""
 
 import time
 from collections import deque

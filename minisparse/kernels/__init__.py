@@ -1,7 +1,8 @@
 """Kernels: arrays in, arrays out; nothing here knows of tensors.
 
 Each kernel exists twice under one name and signature: compiled by Numba (conv.py, csr.py, ...), and in plain NumPy
-by another algorithm (reference.py), which says what it means and serves where Numba is missing.
+by another algorithm (reference.py), which says what it means. Where Numba is missing the reference serves; convolution
+is then dense, since direct.py pays in compiled code alone.
 """
 import functools
 import importlib

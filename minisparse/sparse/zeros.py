@@ -23,7 +23,7 @@ class Row(NamedTuple):
     """One line of a summary. `zeros` counts weights that are exactly 0.0, whatever made them so."""
 
     name: str
-    kind: str               # "conv" or "fully connected"; "" in the line of all
+    kind: str               # "conv" or "linear"; "" in the line of all
     shape: tuple            # () in the lines of totals
     weights: int
     zeros: int
@@ -35,15 +35,15 @@ class Row(NamedTuple):
 
 
 def summary(model):
-    """A list of Rows: one for each layer, then the totals "conv", "fully connected" and "all"."""
+    """A list of Rows: one for each layer, then the totals "conv", "linear" and "all"."""
     rows = []
     for name, layer in sparsifiable(model).items():
         weight = (layer.plain() if hasattr(layer, "plain") else layer).weight.data     # with its gates, if any
-        kind = "conv" if isinstance(layer, Conv2d) else "fully connected"
+        kind = "conv" if isinstance(layer, Conv2d) else "linear"
         rows.append(Row(name, kind, weight.shape, weight.size, weight.size - np.count_nonzero(weight)))
 
     def total(name, part):
         return Row(name, name, (), sum(row.weights for row in part), sum(row.zeros for row in part))
 
-    kinds = [total(kind, [row for row in rows if row.kind == kind]) for kind in ("conv", "fully connected")]
+    kinds = [total(kind, [row for row in rows if row.kind == kind]) for kind in ("conv", "linear")]
     return rows + kinds + [total("all", kinds)]

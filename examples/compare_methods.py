@@ -1,7 +1,7 @@
 """Methods side by side: accuracy, zeros and training time of each, at two sparsities, as a table.
 
-    python examples/methods.py                              drawn animals, two seeds
-    python examples/methods.py --data photos.zip --seeds 0
+    python examples/compare_methods.py                              drawn animals, two seeds
+    python examples/compare_methods.py --data photos.zip --seeds 0
 
 Each run leaves a result file in --out, and a run that was stopped goes on from its checkpoint, so the command can be
 given again until all are there. The last lines are the table.
@@ -18,7 +18,7 @@ from minisparse import data, sparse
 from minisparse.serialize import write_atomically
 
 from train_animals import PRESETS, hold_out, read_data
-from training import METHODS, Progress, Run, accuracy, dense, evaluate
+from training import METHODS, Progress, Run, RunError, accuracy, evaluate, without_zeros
 
 TARGETS = {"conv 55 %, FC 75 %": {}, "90 % overall": {"overall": 0.9}}
 
@@ -26,16 +26,19 @@ TARGETS = {"conv 55 %, FC 75 %": {}, "90 % overall": {"overall": 0.9}}
 def result(run, progress, test, before=None):
     """The figures of one run, from its file or from training it. before(run): what to do ahead of the first step."""
     path = run.path.with_suffix(".json")
-    if not path.exists():
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    settings = json.loads(json.dumps(run.settings))         # lists for tuples, as they come back from the file
+    if figures.get("settings") != settings:
         run.resume()
         if before and not run.epoch:
             before(run)
         run.train(progress)
-        figures = {"accuracy": accuracy(evaluate(run.model, test.images, **run.stats), test.labels),
+        figures = {"settings": settings,
+                   "accuracy": accuracy(evaluate(run.model, test.images, **run.stats), test.labels),
                    "zeros": sparse.summary(run.model)[-1].sparsity,
                    "seconds": sum(row["seconds"] for row in run.history)}
         write_atomically(path, json.dumps(figures).encode())
-    return json.loads(path.read_text())
+    return figures
 
 
 def compare(args, progress):
@@ -54,7 +57,7 @@ def compare(args, progress):
                       args.out / f"{name.replace(' ', '-').replace('%', '')}-{seed}.checkpoint")
             progress.runs = [run]
             return run
-        twin = make("dense", dense(recipe))
+        twin = make("dense", without_zeros(recipe))
         figures.setdefault(("dense", None), []).append(result(twin, progress, test))
         for target, options in TARGETS.items():
             for method in args.methods:
@@ -100,9 +103,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.threads:
         ms.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    print(table(compare(args, Progress(sys.stdout, []))))
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        print(table(compare(args, Progress(sys.stdout, []))))
+    except (data.DataError, RunError, OSError) as error:
+        print(f"compare_methods: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
