@@ -62,7 +62,7 @@ def save_file(tensors, path, metadata=None):
         header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape),
                         "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays.values()))
 
@@ -77,7 +77,7 @@ def read_header(file):
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(size - 8, MAX_HEADER):
         raise ValueError(f"no safetensors file: the header would be {length} bytes long, the file has {size}")
-    header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    header = parse(file.read(length).decode())
     if not isinstance(header, dict):
         raise ValueError(f"the header is a {type(header).__name__}")
     metadata = header.pop(METADATA, {})
@@ -94,12 +94,20 @@ def read_header(file):
     return {name: (dtype, shape) for _, _, name, dtype, shape in entries}, metadata
 
 
-def _unique(pairs):
-    """A JSON object as a dict; ValueError where a key stands twice, since readers could differ in what they see."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in the header")
-    return result
+def parse(text):
+    """What a text in JSON holds. ValueError where it is none, or where readers could differ in what they see."""
+    def unique(pairs):
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("a key stands twice in the JSON text")
+        return result
+
+    def refuse(name):
+        raise ValueError(f"{name} stands in the JSON text, which has no such number")
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("the JSON text is nested too deeply") from None
 
 
 def _entry(name, entry):
@@ -196,6 +204,6 @@ def load(path):
         return float(content) if kind == "float" else {"tensor": tensors, "array": arrays}[kind][content]
     arrays = {name: tensor.data for name, tensor in tensors.items()}
     try:
-        return fill(json.loads(metadata["outline"]))
+        return fill(parse(metadata["outline"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its outline does not fit its tensors ({error})") from None

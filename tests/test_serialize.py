@@ -115,6 +115,17 @@ def test_state_dicts_travel_to_torch_and_back(tmp_path):
     for name, tensor in library.load_file(tmp_path / "b").items():
         same(tensor.numpy(), theirs.state_dict()[name].numpy())
 
+    # masks go along as bools, which a torch model leaves out
+    ours[0].weight.set_mask(np.random.default_rng(0).random(ours[0].weight.shape) < 0.5)
+    ms.save_file(ours.state_dict(), tmp_path / "c")
+    missing, unexpected = theirs.load_state_dict(library.load_file(tmp_path / "c"), strict=False)
+    assert (missing, unexpected) == ([], ["0.weight_mask"])
+    same(theirs[0].weight.detach().numpy(), ours[0].weight.data)
+    assert not theirs[0].weight.detach().numpy()[~ours[0].weight.mask].any()
+    again = net(nn)
+    again.load_state_dict(ms.load_file(tmp_path / "c"))
+    np.testing.assert_array_equal(again[0].weight.mask, ours[0].weight.mask)
+
 
 # --- nested dicts -----------------------------------------------------------------------------------------
 def agree(found, expected):
