@@ -43,6 +43,16 @@ class enable_grad(no_grad):
     enabled = True
 
 
+@contextlib.contextmanager
+def recording(record):
+    """record(name, inputs, result) is called for every operator of this thread (see deploy/trace.py)."""
+    _mode.record = record
+    try:
+        yield
+    finally:
+        _mode.record = None
+
+
 class Node:
     """One recorded step. edges: ((inputs, vjp), ...) with inputs a tuple of Tensors and vjp(g) a tuple of arrays.
 
@@ -114,6 +124,9 @@ class Tensor:
         """
         out = Tensor(value)
         edges = [(t if isinstance(t, tuple) else (t,), vjp) for t, vjp in edges]
+        record = getattr(_mode, "record", None)
+        if record:
+            record(name, [t for inputs, _ in edges for t in inputs], out)
         if out.data.base is not None:
             for inputs, _ in edges:
                 for t in inputs:

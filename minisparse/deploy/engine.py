@@ -1,31 +1,54 @@
-"""The engine: a list of steps on batch-innermost arrays; no autograd."""
+"""The engine: the steps of a model, and the plans that run them; no autograd."""
 import functools
 import time
 
 import numpy as np
 
-from .. import activations, conv, linear
-from ..kernels import csr_product, memory, sparse_conv
-from ..kernels.memory import batch_first, batch_last
+from .. import activations, conv, linear, ops, reductions, shapes
+from ..kernels import have_numba
+from ..kernels.pool import get_num_threads
 from ..tensor import Tensor, no_grad
+from .plan import Plan, kernel, layers
 
-# what a step can be, beside "affine" (a batch norm that found no layer to be folded into) and "flatten"
+LARGEST = 64        # images that are worked on at a time: more gain nothing
+LINE = 16           # a batch of a multiple of this has its loads on whole cache lines
+FILLED = 5          # a rest of so many images is filled up to a LINE
+
+
+def affine(x, scale, shift):
+    """scale x + shift for each channel: a batch norm that found no layer to be folded into."""
+    if x.ndim < 2 or scale.shape != x.shape[1:2] or shift.shape != scale.shape:
+        raise ValueError(f"affine: scale {scale.shape} and shift {shift.shape} do not fit x {x.shape}")
+    channel = (-1,) + (1,) * (x.ndim - 2)
+    return x * scale.reshape(channel) + shift.reshape(channel)
+
+
+def flatten(x):
+    return x.flatten(1)
+
+
+def cat(*tensors, dim):
+    return shapes.cat(tensors, dim)
+
+
+# what a step can be, as functions of tensors
 OPERATORS = {f.__name__: f for f in (
-    conv.conv2d, linear.linear, conv.max_pool2d, conv.avg_pool2d, conv.adaptive_avg_pool2d,
+    conv.conv2d, linear.linear, conv.max_pool2d, conv.avg_pool2d, conv.adaptive_avg_pool2d, affine, flatten, cat,
     activations.relu, activations.leaky_relu, activations.gelu, activations.silu, activations.sigmoid,
-    activations.tanh, activations.softmax, activations.log_softmax)}
+    activations.tanh, activations.softmax, activations.log_softmax, ops.add, ops.sub, ops.mul, reductions.mean)}
 ARRAYS = {"conv2d": {"weight", "bias"}, "linear": {"weight", "bias"}, "affine": {"scale", "shift"}}
 DIMENSIONS = {"conv2d": 4, "max_pool2d": 4, "avg_pool2d": 4, "adaptive_avg_pool2d": 4, "linear": 2}
 
 
 class Step:
-    """One step of an engine: an operation by name, its options (plain values) and its arrays (copied as float32)."""
+    """One step of an engine: an operation by name, its options (plain values) and its arrays (copied as float32).
 
-    def __init__(self, op, options=None, **arrays):
-        self.op, self.options = op, options or {}
+    inputs: the numbers of the steps whose results it takes, -1 for the input of the engine; None for the step before.
+    """
+
+    def __init__(self, op, options=None, inputs=None, **arrays):
+        self.op, self.options, self.inputs = op, options or {}, inputs
         self.arrays = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
-        self.fastest = {}       # size of the batch, as a power of two -> "dense" or "sparse", once measured
-        self.plans = {}         # shape of the input -> plan()
 
     @functools.cached_property
     def zeros(self):
@@ -33,102 +56,54 @@ class Step:
         weight = self.arrays.get("weight")
         return 0 if weight is None else weight.size - np.count_nonzero(weight)
 
-    @functools.cached_property
-    def csr(self):
-        """The weight of a linear layer as (crow, col, value)."""
-        weight = self.arrays["weight"]
-        row, col = np.nonzero(weight)
-        return np.searchsorted(row, np.arange(len(weight) + 1)), col, weight[row, col]
-
-    def __call__(self, x):
-        """x: (C, H, W, N) or (F, N) -> the same of the result, C-contiguous."""
-        if self.op == "affine":
-            scale, shift = (a.reshape((-1,) + (1,) * (x.ndim - 1)) for a in self.arrays.values())
-            if len(scale) != len(x):
-                raise ValueError(f"batch norm: {len(x)} channels given, {len(scale)} expected")
-            return x * scale + shift
-        if self.op == "flatten":
-            return x.reshape(-1, x.shape[-1])
-        if x.ndim != DIMENSIONS.get(self.op, x.ndim):
-            raise ValueError(f"{self.op}: expected inputs of {DIMENSIONS[self.op] - 1} dimensions, "
-                             f"got shape {x.shape[:-1]} (a Flatten too many or too few?)")
-        return self.sparse(x) if self.kernel(x) == "sparse" else self.dense(x)
-
-    def dense(self, x):
-        """The step as the model's own operator computes it."""
+    def __call__(self, *inputs):
+        """The result of the step for arrays (N, ...), computed by the operator of the same name."""
+        for x in inputs:
+            if x.ndim != DIMENSIONS.get(self.op, x.ndim):
+                raise ValueError(f"{self.op}: expected inputs of {DIMENSIONS[self.op] - 1} dimensions, "
+                                 f"got shape {x.shape[1:]} (a Flatten too many or too few?)")
         arrays = {name: Tensor(array) for name, array in self.arrays.items()}
-        return batch_last(OPERATORS[self.op](Tensor(batch_first(x)), **arrays, **self.options).data)
-
-    def sparse(self, x):
-        """A convolution or linear layer by the nonzeros of its weight; dense where no kernel for them fits."""
-        bias = self.arrays["bias"]
-        if self.op == "linear" and x.shape[1] == 1:
-            return csr_product.multiply(*self.csr, x) + bias[:, None]
-        images = x if self.op == "conv2d" else x[:, None, None]     # a vector is an image of one pixel
-        plan = sparse_conv.remembered(self.plans, images.shape, lambda: self.plan(images))
-        if not plan:
-            return self.dense(x)
-        schedule, value = plan
-        y = schedule.forward(schedule.pad(images), value, bias)
-        return y if self.op == "conv2d" else y[:, 0, 0]
-
-    def plan(self, images):
-        """(the Schedule for inputs of this shape, the nonzeros in its order), or () where no Schedule fits."""
-        weight = self.arrays["weight"]
-        weight = weight.reshape(weight.shape + (1,) * (4 - weight.ndim))
-        options = {"stride": 1, "padding": 0, "dilation": 1, **self.options}
-        groups = options.pop("groups", 1)
-        geometry = conv.conv_geometry(batch_first(images), weight.shape[2:], **options)
-        if not sparse_conv.fits(geometry, images.shape):
-            return ()
-        taps = sparse_conv.taps(weight != 0, groups)
-        schedule = sparse_conv.Schedule(taps, geometry, images.shape, len(weight))
-        return schedule, weight.reshape(-1)[schedule.index]
-
-    def kernel(self, x):
-        """"dense" or "sparse", whichever was faster at this size of batch. The first time, both are run and timed."""
-        if not self.zeros:
-            return "dense"
-        size = (x.shape[-1] - 1).bit_length()
-        if size not in self.fastest:
-            # dense goes first: it is the one that checks shapes and options
-            seconds = {kernel: _seconds(getattr(self, kernel), x) for kernel in ("dense", "sparse")}
-            self.fastest[size] = min(seconds, key=seconds.get)
-        return self.fastest[size]
+        with no_grad():
+            return OPERATORS[self.op](*map(Tensor, inputs), **arrays, **self.options).data
 
 
-def _seconds(function, x):
-    """The best of three times, after a first run that compiles and brings the arrays into the cache."""
-    times = []
-    for _ in range(4):
-        began = time.perf_counter()
-        function(x)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
-
-
-def _whole_lines(images):
-    """images (N, ...) as (..., N), filled up to whole cache lines with images of zeros, where that adds half at most.
-
-    The sparse kernels take about one and a half times as long where their loads cross from line to line.
-    """
-    n, line = len(images), sparse_conv.ALIGNED
-    filled = -(-n // line) * line
-    if filled == n or filled * 2 > n * 3:
-        return batch_last(images)
-    x = memory.zeros((*images.shape[1:], filled))
-    x[..., :n] = np.moveaxis(images, 0, -1)
-    return x
+def check_shape(input_shape):
+    """ValueError unless it is the positive sizes of one input."""
+    try:
+        good = input_shape and all(isinstance(n, int) and n > 0 for n in input_shape)
+    except TypeError:
+        good = False
+    if not good or isinstance(input_shape, str):
+        raise ValueError(f"engine: input_shape is the positive sizes of one input, got {input_shape!r}")
 
 
 class Engine:
-    """A compiled model. engine(images (N, C, H, W) float32) -> scores (N, classes)."""
+    """A compiled model. engine(images (N, C, H, W) float32) -> scores (N, classes).
 
-    def __init__(self, steps, input_shape):
-        self.steps, self.input_shape = steps, tuple(input_shape)
-        if not self.input_shape or not all(isinstance(n, int) and n > 0 for n in self.input_shape):
-            raise ValueError(f"engine: input_shape is the positive sizes of one input, got {input_shape!r}")
-        self(np.zeros((1, *self.input_shape), np.float32))      # errors of shape now rather than in use
+    steps: in the order of their computation, the result is that of the last one; info: plain values to keep with the
+    model (classes, mean, std, ...); threads: at most so many. Several threads may call one engine at the same time; its
+    results are the same bits in every call.
+    """
+
+    def __init__(self, steps, input_shape, info=None, threads=None):
+        check_shape(input_shape)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"engine: threads must be a positive whole number, got {threads!r}")
+        self.steps, self.input_shape = list(steps), tuple(input_shape)
+        self.info, self.threads = dict(info or {}), threads
+        for i, step in enumerate(self.steps):
+            step.inputs = [i - 1] if step.inputs is None else step.inputs
+            if not step.inputs or not all(isinstance(j, int) and -1 <= j < i for j in step.inputs):
+                raise ValueError(f"engine: step {i} ({step.op}) takes the results of steps {step.inputs!r}, "
+                                 f"which have to come before it")
+        # once, so that errors of shape come now rather than in use
+        values = self._values(np.zeros((1, *self.input_shape), np.float32))
+        self.shapes = [x.shape[1:] for x in values]             # of the result of each step
+        self._shapes = [*self.shapes, self.input_shape]
+        self.layers = layers(self.steps)   # what is computed together
+        self._found = {}                    # size of a batch -> the kernel of each layer
+        self._plans = {}                    # size of a batch -> plans that nobody runs at the moment
+        self._profile = 1, None             # for the table: size of the batch, milliseconds of each layer
 
     def __call__(self, images):
         """ValueError unless `images` is (N, *input_shape) with N > 0."""
@@ -136,23 +111,107 @@ class Engine:
         if images.shape[1:] != self.input_shape or not images.size:
             raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}), "
                              f"got shape {images.shape}")
-        sparse = any("sparse" in step.fastest.values() for step in self.steps)
-        x = _whole_lines(images) if sparse else batch_last(images)
-        with no_grad():
-            for step in self.steps:
-                x = step(x)
-        return np.array(batch_first(x)[:len(images)], order="C")
+        out = np.empty((len(images), *self._shapes[len(self.steps) - 1]), np.float32)
+        for first, last, size in parts(len(images)):
+            if have_numba():
+                self._run(images[first:last], size, out[first:last])
+            else:
+                out[first:last] = self.plain(images[first:last])
+        return out
 
-    def save(self, path):
-        """Write the engine as a safetensors file that `minisparse.deploy.load` reads."""
-        from .file import save
-        save(self, path)
+    def plain(self, images):
+        """The same by the operators of the library, one step after the other."""
+        return [images, *self._values(np.asarray(images, np.float32))][-1]
+
+    def _values(self, x):
+        values = []
+        for step in self.steps:
+            values.append(step(*(values[j] if j >= 0 else x for j in step.inputs)))
+        return values
+
+    def _run(self, images, size, out, seconds=None):
+        """images through a plan for `size` of them; each caller has a plan, and its memory, for itself."""
+        free = self._plans.setdefault(size, [])
+        try:
+            plan = free.pop()
+        except IndexError:
+            plan = Plan(self.steps, self.layers, self._kernels(size), self._shapes, size)
+        plan(images, out, min(get_num_threads(), self.threads or get_num_threads()), seconds)
+        free.append(plan)
+
+    def _kernels(self, size):
+        if size not in self._found:
+            found = [kernel(layer, self.steps, self._shapes, size) for layer in self.layers]
+            for one in filter(None, found):
+                one.prepare()
+            self._found[size] = found
+        return self._found[size]
+
+    def warmup(self, batch=1):
+        """Compile and plan for batches of this size now, rather than when the first one comes."""
+        self(np.zeros((batch, *self.input_shape), np.float32))
+
+    def profile(self, images, rounds=20):
+        """Measure each layer on these images, 64 at most: the times that print(engine) shows from then on.
+
+        Returns the median seconds of a call, layers and all.
+        """
+        images = np.asarray(images, np.float32)[:LARGEST]
+        out = self(images)      # which checks, compiles and plans
+        size = next(parts(len(images)))[2]
+        if not have_numba() or not self.steps:
+            return None
+        runs = []
+        for _ in range(rounds):
+            seconds, began = [], time.perf_counter()
+            self._run(images[:size], size, out[:size], seconds)
+            runs.append([*seconds, time.perf_counter() - began])
+        *layers, total = np.median(runs, axis=0)
+        self._profile = size, layers
+        return total
 
     def __repr__(self):
-        lines = []
-        for i, step in enumerate(self.steps):
+        """A table of the layers, for the batch that `profile` saw last, or for one image."""
+        batch, seconds = self._profile
+        rows = [("layer", "weight", "kernel", "zeros", "multiply-adds", "saved", "bytes", "ms")]
+        kernels = self._kernels(batch) if have_numba() else [None] * len(self.layers)
+        for i, (layer, found) in enumerate(zip(self.layers, kernels)):
+            step = self.steps[layer.steps[0]]
+            row = [" + ".join(self.steps[j].op for j in layer.steps), "", "", "", "", "", "", ""]
             weight = step.arrays.get("weight")
-            lines.append(f"  {i}: {step.op}")
             if weight is not None:
-                lines[-1] += f" {'x'.join(map(str, weight.shape))}, {step.zeros / weight.size:.1%} zeros"
-        return "\n".join(["Engine(", *lines, ")"])
+                dense = weight.size * int(np.prod(self._shapes[layer.steps[0]][1:]))
+                done = found.multiplications // batch if found else dense
+                row[1:7] = ("x".join(map(str, weight.shape)), found.name if found else "numpy",
+                            f"{step.zeros / weight.size:.1%}", f"{done:,}", f"{1 - done / dense:.1%}",
+                            f"{4 * (weight.size - step.zeros):,}")
+            if seconds:
+                row[7] = f"{1000 * seconds[i]:.3f}"
+            rows.append(row)
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ["  " + "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in
+                                  enumerate(zip(row, widths))).rstrip() for row in rows]
+        head = f"Engine({'x'.join(map(str, self.input_shape))}, batch {batch}: multiply-adds of one image, bytes of nonzeros"
+        return "\n".join([head, *lines, ")"])
+
+    def save(self, path, values="float32"):
+        """Write the engine as a file that `minisparse.deploy.load` reads; values: see minisparse.deploy.file.save."""
+        from .file import save      # here: file.py needs the Engine
+        save(self, path, values)
+
+
+def parts(n):
+    """(first, last, size of the plan) for the parts that a batch of n is worked on in.
+
+    Whole cache lines of images: a rest that nearly fills one is filled up with zeros, a smaller one goes by itself.
+    """
+    first = 0
+    while first < n:
+        count = min(n - first, LARGEST)
+        lines, rest = divmod(count, LINE)
+        if rest >= FILLED:
+            size = (lines + 1) * LINE
+        else:
+            count = size = lines * LINE or rest
+        yield first, first + count, size
+        first += count

@@ -38,8 +38,11 @@ def _groups(groups, *arrays):
     return zip(*(np.split(a, groups) for a in arrays))
 
 
-def forward(x, weight, bias, geometry, groups):
-    """out[o, y, x, n] = bias[o] + sum over (c, ky, kx) of weight[o, c, ky, kx] x[c, ...]; bias may be None."""
+def forward(x, weight, bias, geometry, groups, limit=None):
+    """out[o, y, x, n] = bias[o] + sum over (c, ky, kx) of weight[o, c, ky, kx] x[c, ...]; bias may be None.
+
+    limit: of the number of threads.
+    """
     ho, wo = geometry[-2:]
     outputs, batch = len(weight), x.shape[3]
     out = memory.empty((outputs, ho, wo, batch), x.dtype)
@@ -51,7 +54,7 @@ def forward(x, weight, bias, geometry, groups):
                 np.matmul(wg, _columns(xg, geometry, i, j), out=og[:, i * batch:j * batch])
         if bias is not None:
             flat[:, first * batch:last * batch] += bias[:, None]
-    parallel(work, ho * wo)
+    parallel(work, ho * wo, limit)
     return out
 
 

@@ -195,3 +195,54 @@ def convolve_grad_weight(tile, x, segments, offset, g, stride, first, last, part
     mine = np.flatnonzero((output >= first) & (output < last))
     for y in range(height):
         out[mine] += (g[output[mine], y] * _windows(x, offset[mine], y * stride, length)).sum(axis=1)
+
+
+def _ended(x, ending, scale, shift, batch):
+    """What finish_layer makes of the sums (rows, count) of one output."""
+    pool, early, activation = ending
+
+    def activate(x):
+        x = scale * x + shift
+        return (x, np.where(x < 0, 0, x), x * normal(x.astype(np.float32))[0])[activation]
+    if pool == 1:
+        return activate(x)
+    rows, columns = len(x) // pool, x.shape[1] // pool // batch
+    windows = x[:rows * pool].reshape(rows, pool, columns, pool, batch)
+    best = (activate(windows) if early else windows).max(axis=(1, 3))
+    return (best if early else activate(best)).reshape(rows, columns * batch)
+
+
+def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, places):
+    """out[place + o plane + y stride + j] = what the layer makes of sums[o, y pitch + j], for first <= o < last.
+
+    Here: the rows gathered, the windows of the pooling as two more dimensions.
+    """
+    for o in range(first, last):
+        x = sums[o][np.arange(rows)[:, None] * pitch + np.arange(count)]
+        _put(_ended(x, ending, scale[o], shift[o], batch), out, o * plane, stride, places)
+
+
+def _put(values, out, at, stride, places):
+    rows, count = values.shape
+    for place in places:
+        out[place + at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
+
+
+def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale, shift, first, last, sums, out, plane,
+                   stride, places):
+    """A convolution, and all that `finish_layer` does. Here: whole rows, the run of x of every nonzero gathered."""
+    bands, rows, step, length, _, _, whole, row, count = walk
+    block = len(tile)
+    groups = len(sums) // block
+    group = np.repeat(np.arange(len(segments) - 1) % groups, np.diff(segments))
+    for g in range(first, last):
+        mine = np.flatnonzero(group == g)
+        for band in range(bands):
+            found = [value.reshape(-1, block)[mine].T @ _windows(x, offset[mine], (band * rows + h) * step, length)
+                     for h in range(rows)]
+            for b in range(block):
+                o, y = g * block + b, np.stack([f[b] for f in found])
+                if whole:
+                    y = y[0][np.arange(whole)[:, None] * row + np.arange(count)]
+                _put(_ended(y, ending, scale[o], shift[o], batch), out,
+                     o * plane + band * (rows // ending[0]) * stride, stride, places)

@@ -47,12 +47,15 @@ def remembered(plans, key, make):
 def fits(geometry, shape, dtype=np.float32):
     """Whether a Schedule can do the convolution of inputs of this shape: else dense_conv has to.
 
-    It takes Numba, float32, and where a stride keeps rows apart, rows of outputs that fill a vector register.
+    It takes Numba, float32, offsets of 32 bits, and where a stride keeps rows apart, rows of outputs that fill a vector
+    register.
     """
     if dtype != np.float32 or not have_numba():
         return False
     from .tile import LANES     # here, since it imports Numba
-    return geometry[2:4] == (1, 1) or geometry[-1] * shape[3] >= LANES
+    kh, kw, _, _, py, px, dy, dx, _, _ = geometry
+    padded = shape[0] * (shape[1] + 2 * py + kh * dy) * (shape[2] + 2 * px + kw * dx) * shape[3]
+    return padded < 1 << 31 and (geometry[2:4] == (1, 1) or geometry[-1] * shape[3] >= LANES)
 
 
 def transposed(geometry, shape):
@@ -128,7 +131,7 @@ class Schedule:
         order = np.argsort(key, kind="stable")
         phase, column = taps.kx * dx % sx, taps.kx * dx // sx
         offset = taps.channel * self.plane + taps.ky * dy * self.row + (phase * (self.wp // sx) + column) * batch
-        self.offset, self.index = offset[order], taps.index[order]
+        self.offset, self.index = offset[order].astype(np.int32), taps.index[order]
         self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=blocks * outputs))])
 
     def pad(self, x):

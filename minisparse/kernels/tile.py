@@ -5,7 +5,8 @@ output stays in vector registers while all the nonzeros of a row pass by: per no
 multiply-add with a memory operand for each register.
 
 A tile is R registers of LANES float32 numbers. R is told by the length of the tuple `tile` = (0,) * R, so that one
-source serves every width and Numba caches each of them. Addresses are whole numbers (array.ctypes.data).
+source serves every width and Numba caches each of them. Addresses are whole numbers (array.ctypes.data). In inference
+a tile may have several rows, and several outputs at once: the tuple is nested.
 """
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -14,18 +15,21 @@ from numba.extending import intrinsic
 
 
 def _registers():
-    """(float32 numbers in a vector register, registers that a tile may take), leaving some for operands."""
+    """(float32 numbers in a vector register, registers that a tile may take, the same for a tile of four outputs).
+
+    Both leave some for operands.
+    """
     features = config.CPU_FEATURES
     if features is None:
         features = "" if config.CPU_NAME == "generic" else llvm.get_host_cpu_features().flatten()
     if "+avx512f" in features:
-        return 16, 16       # of 32: longer tiles gain nothing
+        return 16, 16, 24   # of 32: longer tiles gain nothing
     if "+avx" in features:
-        return 8, 12        # of 16
-    return 4, 12            # SSE: of 16; NEON: of 32
+        return 8, 12, 8     # of 16
+    return 4, 12, 8         # SSE: of 16; NEON: of 32
 
 
-LANES, REGISTERS = _registers()
+LANES, REGISTERS, BLOCK_REGISTERS = _registers()
 
 f32, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 vector = ir.VectorType(f32, LANES)
@@ -81,41 +85,72 @@ def _loop(builder, first, last, start, body):
 
 
 @intrinsic
-def accumulate(typing_context, tile, x, offset, value, first, last, out):
-    """out[j] += sum over first <= k < last of value[k] x[offset[k] + j], for j in a tile.
+def accumulate(typing_context, tile, x, row, offset, value, first, last, out, pitch, block):
+    """out[b, h, j] += sum over first <= k < last of value[k, b] x[offset[k] + h row + j], for (b, h, j) in a tile.
 
-    x, value, out: addresses of float32 numbers, offset: of int64 ones.
+    tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs, whose weights lie side by
+    side. x, value, out: addresses of float32 numbers, offset: of int32 ones; out[b, h] begins at out + b block + h pitch.
     """
+    blocks, rows, registers = tile.count, tile.dtype.count, tile.dtype.dtype.count
+    places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
+    # a multiply-add has to wait for the one before it on the same sum: few sums are doubled, and added up at the end
+    copies = -(-8 // len(places))
+
     def generate(context, builder, signature, arguments):
         x, offset, value, out = (_pointer(builder, a, kind) for a, kind in
-                                 zip((*arguments[1:4], arguments[6]), (f32, i64, f32, f32)))
-        at = [ir.Constant(i64, LANES * r) for r in range(tile.count)]
+                                 zip((arguments[i] for i in (1, 3, 4, 7)), (f32, i32, f32, f32)))
+        row, first, last, pitch, block = (arguments[i] for i in (2, 5, 6, 8, 9))
 
-        def body(k, sums):
-            factor = _broadcast(builder, builder.load(builder.gep(value, [k])))
-            source = builder.gep(x, [builder.load(builder.gep(offset, [k]))])
-            return [_multiply_add(builder, factor, _load(builder, source, a), s) for a, s in zip(at, sums)]
-        sums = _loop(builder, arguments[4], arguments[5], [_load(builder, out, a) for a in at], body)
-        for a, s in zip(at, sums):
-            _store(builder, s, out, a)
+        def number(n):
+            return ir.Constant(i64, n)
+        sources = [builder.gep(x, [builder.mul(row, number(h))]) for h in range(rows)]
+        targets = [builder.gep(out, [builder.add(builder.mul(block, number(b)), builder.mul(pitch, number(h)))])
+                   for b in range(blocks) for h in range(rows)]
+        targets = [(target, number(LANES * r)) for target in targets for r in range(registers)]
+
+        def add_products(k, sums):
+            at = builder.sext(builder.load(builder.gep(offset, [k])), i64)
+            numbers = {(h, r): _load(builder, builder.gep(sources[h], [at]), number(LANES * r))
+                       for h in range(rows) for r in range(registers)}
+            weight = builder.gep(value, [builder.mul(k, number(blocks))])
+            factors = [_broadcast(builder, builder.load(builder.gep(weight, [number(b)]))) for b in range(blocks)]
+            return [_multiply_add(builder, factors[b], numbers[h, r], s) for (b, h, r), s in zip(places, sums)]
+
+        sums, n = [_load(builder, *target) for target in targets], len(places)
+        if copies > 1:
+            times = builder.sdiv(builder.sub(last, first), number(copies))
+
+            def several(i, sums):
+                k = builder.add(first, builder.mul(i, number(copies)))
+                return [s for c in range(copies)
+                        for s in add_products(builder.add(k, number(c)), sums[c * n:(c + 1) * n])]
+            zeros = [ir.Constant(vector, [0.0] * LANES)] * (n * (copies - 1))
+            sums = _loop(builder, number(0), times, sums + zeros, several)
+            while len(sums) > n:
+                *sums, other = [sums[i:i + n] for i in range(0, len(sums), n)]
+                sums[-1] = [builder.fadd(a, b) for a, b in zip(sums[-1], other)]
+                sums = [s for part in sums for s in part]
+            first = builder.add(first, builder.mul(times, number(copies)))
+        for s, target in zip(_loop(builder, first, last, sums, add_products), targets):
+            _store(builder, s, *target)
         return context.get_dummy_value()
-    return types.void(tile, *[types.intp] * 6), generate
+    return types.void(tile, *[types.intp] * 9), generate
 
 
 @intrinsic
 def dots(typing_context, tile, x, offset, g, first, last, out):
     """out[k] += sum over j in a tile of g[j] x[offset[k] + j], for first <= k < last: the transpose of accumulate.
 
-    x, g, out: addresses of float32 numbers, offset: of int64 ones. The tile of g stays in registers.
+    x, g, out: addresses of float32 numbers, offset: of int32 ones. The tile of g stays in registers.
     """
     def generate(context, builder, signature, arguments):
         x, offset, g, out = (_pointer(builder, a, kind) for a, kind in
-                             zip((*arguments[1:4], arguments[6]), (f32, i64, f32, f32)))
+                             zip((*arguments[1:4], arguments[6]), (f32, i32, f32, f32)))
         at = [ir.Constant(i64, LANES * r) for r in range(tile.count)]
         factors = [_load(builder, g, a) for a in at]
 
         def body(k, _):
-            source = builder.gep(x, [builder.load(builder.gep(offset, [k]))])
+            source = builder.gep(x, [builder.sext(builder.load(builder.gep(offset, [k])), i64)])
             # two sums, since each multiply-add has to wait for the one before it
             sums = [ir.Constant(vector, [0.0] * LANES)] * 2
             for i, (a, factor) in enumerate(zip(at, factors)):

@@ -1,0 +1,330 @@
+"""A layer of an inference model: a convolution with the pooling and activation that follow it, for one shape of input.
+
+Arrays as in sparse_conv.py, but inputs and outputs live in Images: planes with room for the zero padding that their
+reader wants, written by the layer before. A fully connected layer is the convolution of images of one pixel.
+
+With 16 images or more a run of numbers is a row of pixels times the batch. With fewer, it is a whole plane, pixels that
+fall on the padding between the rows included, and taps would begin at any place in a cache line, which costs half of the
+speed: the input is stored once for each place that occurs, shifted so that every tap is aligned.
+"""
+import copy
+from typing import NamedTuple
+
+import numpy as np
+
+from . import dense_conv, have_numba, load
+from .csr_product import threads
+from .pool import parallel
+from .sparse_conv import _stride, taps
+
+L1_BYTES, L2_BYTES = 32 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
+SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
+COPIES = 6              # shifted copies of an input at most
+DENSE_RATE = 26         # multiply-adds of a matrix product in a cycle
+COPY_CYCLES = 0.5       # to copy a number to the column matrix
+BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
+
+
+class Ending(NamedTuple):
+    """What follows a layer's sums: scale (O,) and shift (O,), pooling, an activation (see direct.py).
+
+    early: the activation comes before the pooling. Each pool x pool pixels become one; what is left over is dropped.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+    pool: int = 1
+    activation: int = 0
+    early: bool = False
+
+    @property
+    def code(self):
+        return self.pool, int(self.early), self.activation
+
+
+class Images:
+    """Memory for images (C, H, W, N) in padded planes, zero where nobody writes. `view` is the images themselves.
+
+    start: of the first pixel in its plane; row, plane: the distances; shifts: there is a copy for each of them, which
+    begins so many numbers later; tail: how many numbers beyond the last plane may be read.
+    """
+
+    def __init__(self, shape, start=0, row=None, plane=None, shifts=(0,), tail=0):
+        channels, height, width, batch = self.shape = shape
+        self.row = row or width * batch
+        self.plane = plane or height * self.row
+        self.reader = None              # the layer that it is padded for
+        size = channels * self.plane
+        self.flat = _aligned(16 + len(shifts) * size + tail)        # 16: in front, since a shift may reach back
+        self.places = np.array([16 + i * size + start - shift for i, shift in enumerate(shifts)], np.int64)
+
+    @property
+    def views(self):
+        """The images of each copy, as strided views."""
+        strides = tuple(4 * n for n in (self.plane, self.row, self.shape[3], 1))
+        return [np.lib.stride_tricks.as_strided(self.flat[place:], self.shape, strides) for place in self.places]
+
+    @property
+    def view(self):
+        return self.views[0]
+
+    def flatten(self):
+        """The same memory (without padding) as images (C H W, 1, 1, N) of one pixel."""
+        channels, height, width, batch = self.shape
+        flat = copy.copy(self)
+        flat.shape, flat.row, flat.plane = (channels * height * width, 1, 1, batch), batch, batch
+        return flat
+
+
+def _aligned(numbers):
+    """So many zeros, on a 64-byte boundary."""
+    raw = np.zeros(numbers + 16, np.float32)
+    first = -(raw.ctypes.data // 4) % 16
+    return raw[first:first + numbers]
+
+
+def fits(geometry, shape):
+    """Whether a DirectLayer can do this convolution of inputs (C, H, W, N)."""
+    if not have_numba():
+        return False
+    from .tile import LANES
+    kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
+    numbers = shape[0] * (max(ho * sy, shape[1]) + kh * dy + py) * (max(wo * sx, shape[2]) + kw * dx + 2 * px) * shape[3]
+    # offsets have 32 bits
+    return (sy == sx == 1 or wo * shape[3] >= LANES) and numbers * COPIES < 1 << 31
+
+
+class DirectLayer:
+    """One layer by the direct kernel, which passes over zeros.
+
+    weight: (O, C/groups, kh, kw); block: so many outputs at a time, at the places where any of them has a weight.
+    `cycles` estimates its cost, which does not depend on the machine's mood: the same model gets the same kernels.
+    """
+
+    def __init__(self, weight, groups, geometry, shape, ending, block=1):
+        from .tile import BLOCK_REGISTERS, LANES, REGISTERS
+        kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
+        channels, height, width, batch = shape
+        self.name = "direct" if block == 1 else f"block {block}x1"
+        self.outputs, self.block, self.ending = len(weight), block, ending
+        self.weight, self.groups, self.geometry, self.shape = weight, groups, geometry, shape
+        pool = ending.pool
+        self.out_shape = (self.outputs, ho // pool, wo // pool, batch)
+        ho, wo = ho // pool * pool, wo // pool * pool       # what pooling drops is not computed
+        whole = batch < LANES and sy == sx == 1
+
+        # the padded planes; in whole planes the padding at the right of a row is that at the left of the next one
+        right = max((wo - 1) * sx + (kw - 1) * dx + 1 - px - width, 0)
+        columns = width + (max(px, right) if whole else px + right)
+        self.phase = -(-columns // sx)      # where sx > 1 a row is split into sx phases of columns, each contiguous
+        self.row = self.phase * sx * batch
+        self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
+        numbers = px * batch + self.height * self.row
+        self.plane = 16 * (-(-(numbers + LANES) // 16) | 1) if whole else _stride(numbers)
+        # its input is a matrix (C, N), without any padding
+        self.features = kh == kw == height == width == ho == wo == 1
+        if self.features:
+            self.plane = batch
+        # where each tap begins, in the copy that aligns it
+        ky, kx = np.divmod(np.arange(kh * kw), kw)
+        self.tap = ky * dy * self.row + (kx * dx % sx * self.phase + kx * dx // sx) * batch
+        shift = self.tap % LANES if whole else 0 * self.tap
+        self.shifts = tuple(sorted(set(shift.tolist())))
+        if len(self.shifts) > COPIES:
+            shift, self.shifts = 0 * shift, (0,)
+        self.tap += np.searchsorted(self.shifts, shift) * channels * self.plane - shift
+
+        # tiles: as large as the caches allow, a whole number of windows of the pooling wide, and of least cost
+        length = -(-ho * self.row // LANES) * LANES if whole else wo * batch
+        rows, unit = (1, length) if whole else (pool, pool * batch if pool > 1 else LANES)
+        budget = (REGISTERS if block == 1 else BLOCK_REGISTERS) // block
+        lines = rows if rows <= budget else 1       # rows of a tile of registers
+        units, choices = -(-length // unit), []
+        for parts in range(1, min(units, 64) + 1):
+            wide = min(-(-units // parts) * unit, length)
+            reach = 4 * len(self.shifts) * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
+            excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
+            for registers in range(1, budget // lines + 1):
+                tiles = parts * (rows // lines) * -(-wide // (registers * LANES))
+                choices.append((excess, tiles * self._cycles(block, lines * registers), parts, registers, wide, reach))
+        _, self._per_nonzero, _, registers, wide, reach = min(choices)
+        self.tile = (((0,) * registers,) * lines,) * block
+        pitch = -(-wide // (registers * LANES)) * registers * LANES
+        self.bands = 1 if whole else ho // rows
+        self.walk = (self.bands, rows, sy * self.row, length, wide, pitch, ho if whole else 0, self.row,
+                     wo * batch if whole else wide)
+        if whole:
+            reach = 4 * len(self.shifts) * self.plane
+        end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
+        self.tail = max(0, end + length - wide + pitch - len(self.shifts) * channels * self.plane)
+
+        # the order of the nonzeros, as in sparse_conv.Schedule
+        self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
+        self.kept = np.count_nonzero(self.pattern)
+        self.multiplications = self.kept * block * self.bands * rows * (ho if whole else 1) * wo * batch
+        density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
+        self.channels = int(min(channels, max(L1_BYTES // reach, SEGMENT / density, 1)))
+        self.blocks = -(-channels // self.channels)
+
+    @staticmethod
+    def _cycles(block, registers):
+        """Of a nonzero and a tile: two multiply-adds or two loads at a time, and something for the loop."""
+        return max(block * registers, registers + block + 1) / 2 + 1
+
+    @property
+    def cycles(self):
+        """About how many the layer takes."""
+        _, rows, _, length, width, pitch, *_ = self.walk
+        tiles = self.bands * -(-length // width)
+        visits = tiles * self.blocks * self.outputs * rows * pitch / 16     # the sums come and go
+        return self.bands * self.kept * self._per_nonzero + visits
+
+    @property
+    def takes_padded(self):
+        """Whether the layer before can write straight into `images()`."""
+        return self.geometry[3] == 1 and not self.features
+
+    def images(self):
+        """The memory for its input."""
+        py, px = self.geometry[4:6]
+        images = Images(self.shape, py * self.row + px * self.shape[3], self.row, self.plane, self.shifts, self.tail)
+        images.reader = self
+        return images
+
+    def write(self, x, images):
+        """Copy x (C, H, W, N) into its padded planes."""
+        channels, height, _, batch = self.shape
+        sx, py, px = self.geometry[3:6]
+        if sx == 1:
+            for view in images.views:
+                view[...] = x
+            return
+        planes = images.flat[16:16 + channels * self.plane].reshape(channels, self.plane)[:, :self.height * self.row]
+        planes = planes.reshape(channels, self.height, sx, self.phase, batch)
+        for phase in range(sx):
+            start = (phase - px) % sx
+            columns = x[:, :, start::sx]
+            at = (start + px) // sx
+            planes[:, py:py + height, phase, at:at + columns.shape[2]] = columns
+
+    def prepare(self):
+        """Sort the nonzeros. Until now all was about the cost."""
+        kept = taps(self.pattern, self.groups)
+        groups = self.outputs // self.block
+        key = kept.channel // self.channels * groups + kept.output
+        if self.blocks * groups < 1 << 16:
+            key = key.astype(np.uint16)         # which NumPy sorts ten times faster
+        order = np.argsort(key, kind="stable")
+        width = self.weight.shape[3]
+        offset = kept.channel * self.plane + self.tap[kept.ky * width + kept.kx]
+        self.offset = offset[order].astype(np.int32)
+        self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=self.blocks * groups))])
+        blocks = self.weight.reshape(groups, self.block, -1)
+        inside = kept.index % blocks.shape[2]
+        self.value = blocks[kept.output, :, inside][order].reshape(-1)
+        self.kernel = load("direct").convolve_layer
+
+    def bind(self, x, out):
+        """A function of the number of threads that takes Images x, padded or not, to Images out."""
+        ending, count = self.ending, self.outputs // self.block
+        sums = _aligned(self.outputs * self.walk[1] * self.walk[5]).reshape(self.outputs, -1)
+        padded = x if x.reader is self or self.features else self.images()
+
+        def run(limit):
+            if padded is not x:
+                self.write(x.view, padded)
+            parallel(lambda first, last: self.kernel(
+                self.tile, padded.flat[16:], self.segments, self.offset, self.value, self.walk, self.shape[3], ending.code,
+                ending.scale, ending.shift, first, last, sums, out.flat, out.plane, out.row, out.places),
+                count, min(limit, threads(self.multiplications) or limit))
+        return run
+
+
+class DenseLayer:
+    """One layer by matrix products (im2col where the kernel has more than one pixel), zeros included."""
+
+    name = "dense"
+    takes_padded = False
+
+    def __init__(self, weight, groups, geometry, shape, ending):
+        self.weight, self.groups, self.geometry, self.ending = weight, groups, geometry, ending
+        self.batch, self.size = shape[3], geometry[-2:]
+        height, width = self.size
+        self.out_shape = (len(weight), height // ending.pool, width // ending.pool, self.batch)
+        self.width = height * width * self.batch
+        # a plain product where the columns are the images themselves
+        self.product = groups == 1 and geometry[:6] == (1, 1, 1, 1, 0, 0) and self.size == shape[1:3]
+        self.multiplications = weight.size * self.width
+        copied = 0 if self.product else weight[0].size * groups * self.width
+        # a product with a vector waits for the memory
+        self.cycles = self.multiplications / (6 if self.width == 1 else DENSE_RATE) + copied * COPY_CYCLES
+
+    def prepare(self):
+        self.finish = load("direct").finish_layer
+
+    def bind(self, x, out):
+        """A function of the number of threads that takes Images x, without padding, to Images out."""
+        outputs, (height, width), ending = len(self.weight), self.size, self.ending
+        matrix, columns = self.weight.reshape(outputs, -1), x.view.reshape(len(x.view), -1)
+        products = _aligned(outputs * self.width).reshape(outputs, self.width) if self.product else None
+        row = width * self.batch
+        count = row // (ending.pool * self.batch) * ending.pool * self.batch
+
+        def run(limit):
+            limit = min(limit, threads(self.multiplications) or limit)
+            sums = products
+            if not self.product:
+                sums = dense_conv.forward(x.view, self.weight, None, self.geometry, self.groups, limit)
+                sums = sums.reshape(outputs, -1)
+
+            def work(first, last):
+                if self.product:
+                    np.matmul(matrix[first:last], columns, out=sums[first:last])
+                self.finish(sums, height, row, count, self.batch, ending.code, ending.scale, ending.shift, first, last,
+                            out.flat, out.plane, out.row, out.places)
+            parallel(work, outputs, limit)
+        return run
+
+
+class VectorLayer:
+    """A fully connected layer on a single vector by the rows of its nonzeros (CSR)."""
+
+    name = "csr"
+    takes_padded = False
+
+    def __init__(self, weight, ending):
+        self.weight, self.ending, self.out_shape = weight.reshape(len(weight), -1), ending, (len(weight), 1, 1, 1)
+        self.multiplications = np.count_nonzero(weight)
+        self.cycles = 1.5 * self.multiplications + 10 * len(weight)
+
+    def prepare(self):
+        row, column = np.nonzero(self.weight)
+        self.crow = np.searchsorted(row, np.arange(len(self.weight) + 1)).astype(np.uint64)
+        self.column, self.value = column.astype(np.uint64), self.weight[row, column]
+        self.kernel, self.finish = load("csr").multiply_vector, load("direct").finish_layer
+
+    def bind(self, x, out):
+        vector, sums, ending = x.view.reshape(-1), np.zeros(len(self.weight), np.float32), self.ending
+
+        def work(first, last):
+            self.kernel(self.crow[first:last + 1], self.column, self.value, vector, sums[first:last])
+            self.finish(sums[:, None], 1, 1, 1, 1, ending.code, ending.scale, ending.shift, first, last, out.flat,
+                        out.plane, out.row, out.places)
+        return lambda limit: parallel(work, len(self.weight), min(limit, threads(self.multiplications) or limit))
+
+
+def choices(weight, groups, geometry, shape, ending):
+    """The layer objects that can do a convolution with its ending, for inputs of this shape."""
+    found = [DenseLayer(weight, groups, geometry, shape, ending)]
+    if shape[1:] == (1, 1, 1) and weight[0, 0].size == groups == 1:
+        found.append(VectorLayer(weight, ending))
+    elif fits(geometry, shape):
+        found.append(DirectLayer(weight, groups, geometry, shape, ending))
+        if len(weight) // groups % BLOCK == 0:
+            found.append(DirectLayer(weight, groups, geometry, shape, ending, BLOCK))
+    return found
+
+
+def cheapest(*layer):
+    """The one of the `choices` of least estimated cost."""
+    return min(choices(*layer), key=lambda found: found.cycles)
