@@ -2,3 +2,4 @@
 from .compile import compile  # noqa: F401
 from .engine import Engine  # noqa: F401
 from .file import load  # noqa: F401
+from .onnx import to_onnx  # noqa: F401
