@@ -2,16 +2,14 @@
 import numpy as np
 
 from .kernels import memory
-from .kernels.pool import parallel
+from .kernels.pool import parallel, threads
 from .tensor import Tensor
 
 
 def matmul_rows(a, b):
     """a (M, K) @ b (K, N), the rows of a shared among the worker threads; C-contiguous."""
     out = memory.empty((a.shape[0], b.shape[1]), a.dtype)
-    # below about a million multiply-adds a second thread costs more than it brings
-    small = a.shape[0] * a.shape[1] * b.shape[1] < 1 << 20
-    parallel(lambda first, last: np.matmul(a[first:last], b, out=out[first:last]), len(a), limit=1 if small else None)
+    parallel(lambda first, last: np.matmul(a[first:last], b, out=out[first:last]), len(a), threads(a.size * b.shape[1]))
     return out
 
 

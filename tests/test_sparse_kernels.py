@@ -200,7 +200,7 @@ def test_direct_kernels_are_their_reference(case, registers):
         np.testing.assert_allclose(*(grad for _, grad in results), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernels, name", [(csr, "gather_rows"), (csr, "multiply_vector"), (direct, "convolve"),
+@pytest.mark.parametrize("kernels, name", [(csr, "multiply_matrix"), (csr, "multiply_vector"), (direct, "convolve"),
                                            (direct, "convolve_grad_weight")])
 def test_the_twin_has_the_same_signature(kernels, name):
     assert inspect.signature(getattr(kernels, name).py_func) == inspect.signature(getattr(reference, name))
@@ -292,58 +292,38 @@ def test_any_number_of_threads_gives_the_same_bits(threads, monkeypatch):
 
 
 # --- products ---------------------------------------------------------------------------------------------
-# (rows, runs, length of a run, numbers of x), nonzeros of each row; lengths around the tile
+# (rows, columns of the result, rows of x), nonzeros of each row; widths around the tile
 PRODUCTS = {
-    "one of each": ((1, 1, 1, 1), [1]),
-    "nothing kept": ((3, 2, 5, 9), [0, 0, 0]),
-    "empty rows": ((5, 3, 7, 40), [0, 3, 0, 9, 0]),
-    "eight at a time": ((4, 2, csr.TILE, 3000), [8, 16, 24, 0]),
-    "eight and a remainder": ((6, 2, csr.TILE - 1, 3000), [7, 9, 15, 17, 1, 8]),
-    "one more than a tile": ((2, 2, csr.TILE + 1, 3000), [11, 5]),
-    "tiles and a remainder": ((2, 1, 2 * csr.TILE + 33, 4000), [20, 3]),
-    "a run as long as x": ((2, 1, 30, 30), [4, 0]),
-    "no runs": ((2, 0, 4, 10), [1, 2]),
+    "one of each": ((1, 1, 1), [1]),
+    "nothing kept": ((3, 5, 9), [0, 0, 0]),
+    "empty rows": ((5, 7, 40), [0, 3, 0, 9, 0]),
+    "eight at a time": ((4, csr.TILE, 30), [8, 16, 24, 0]),
+    "eight and a remainder": ((6, csr.TILE - 1, 30), [7, 9, 15, 17, 1, 8]),
+    "one more than a tile": ((2, csr.TILE + 1, 30), [11, 5]),
+    "tiles and a remainder": ((2, 2 * csr.TILE + 33, 20), [20, 3]),
+    "no columns": ((2, 0, 10), [1, 2]),
 }
 
 
 @pytest.mark.parametrize("case", PRODUCTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gather_rows(case, dtype):
-    (rows, runs, length, size), nonzeros = PRODUCTS[case]
+def test_multiply_matrix(case, dtype):
+    (rows, width, height), nonzeros = PRODUCTS[case]
     rng = np.random.default_rng(0)
     indptr = np.cumsum([0, *nonzeros])
-    starts = rng.integers(0, (size - length) // 2 + 1, runs)
-    offset = rng.integers(0, (size - length) - starts.max(initial=0) + 1, indptr[-1])
-    if len(offset):
-        offset[-1] = size - length - starts.max(initial=0)      # up to the last number of x
-    value, x = rng.standard_normal(indptr[-1]).astype(dtype), rng.standard_normal(size).astype(dtype)
-    start = rng.standard_normal((rows, runs, length)).astype(dtype)
+    column = rng.integers(0, height, indptr[-1])
+    column[-1:] = height - 1        # up to the last number of x
+    value, x = rng.standard_normal(indptr[-1]).astype(dtype), rng.standard_normal((height, width)).astype(dtype)
+    start = rng.standard_normal((rows, width)).astype(dtype)
     found, expected, exact = start.copy(), start.copy(), start.astype(np.longdouble)
-    csr.gather_rows(indptr, offset, value, x, starts, found)
-    reference.gather_rows(indptr, offset, value, x, starts, expected)
+    csr.multiply_matrix(indptr, column, value, x, found)
+    reference.multiply_matrix(indptr, column, value, x, expected)
     for o in range(rows):
         for k in range(indptr[o], indptr[o + 1]):
-            for r in range(runs):
-                at = starts[r] + offset[k]
-                exact[o, r] += np.longdouble(value[k]) * x[at:at + length]
+            exact[o] += np.longdouble(value[k]) * x[column[k]]
     tolerance = {"rtol": 0, "atol": 8 * np.finfo(dtype).eps * max([1, *nonzeros]) ** .5}
     np.testing.assert_allclose(found, exact, **tolerance)
     np.testing.assert_allclose(expected, exact, **tolerance)
-
-
-def test_gather_rows_into_a_part_of_a_larger_array():
-    rng = np.random.default_rng(0)
-    x, value = rng.standard_normal(50), rng.standard_normal(3)
-    indptr, offset, starts = np.array([0, 2, 3]), np.array([0, 30, 7]), np.array([1, 9])
-    for kernels in csr, reference:
-        out = np.zeros((4, 5, 20))
-        kernels.gather_rows(indptr, offset, value, x, starts, out[1:3, 1:5:2, 4:14])
-        expected = np.zeros_like(out)
-        for r in range(2):
-            at = starts[r]
-            expected[1, 1 + 2 * r, 4:14] = value[0] * x[at:at + 10] + value[1] * x[at + 30:at + 40]
-            expected[2, 1 + 2 * r, 4:14] = value[2] * x[at + 7:at + 17]
-        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-14)
 
 
 # --- the operator under a mask ------------------------------------------------------------------------------

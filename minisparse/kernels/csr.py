@@ -1,4 +1,4 @@
-"""Products with a sparse matrix in compressed rows (CSR), whose columns are offsets into an array."""
+"""Products with a sparse matrix in compressed rows (CSR)."""
 import numpy as np
 
 from ._jit import jit
@@ -9,42 +9,34 @@ U1, U2, U3, U4, U5, U6, U7, U8 = (np.uint64(i) for i in range(1, 9))
 
 
 @jit(fastmath={"contract"})     # a product and a sum in one instruction, rounded once: more exact, not less
-def gather_rows(indptr, offset, value, x, starts, out):
-    """out[o, r, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[starts[r] + offset[k] + t].
+def multiply_matrix(indptr, column, value, x, out):
+    """out[o, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[column[k], t].
 
-    With offset = column * N on x = matrix (K, N).ravel() and starts = [0] this is the product of a CSR matrix with
-    a dense one; with offsets of the taps in a padded image, and starts the rows of that image, it is convolution.
-    indptr (O + 1,), offset (nnz,), starts (R,): int64; value (nnz,), x (1-D), out (O, R, L) of one float dtype.
-    Cost: nnz R L multiply-adds, eight nonzeros for each pass over the tile of sums.
+    indptr (M + 1,), column (nnz,): int64; value (nnz,), x (K, N), out (M, N) of one float dtype.
+    Cost: nnz N multiply-adds, eight nonzeros for each pass over the tile of sums.
     """
-    rows, count, length = out.shape
-    for r in range(count):
-        for t in range(0, length, TILE):
-            size = min(TILE, length - t)
-            start = starts[r] + t
-            for o in range(rows):
-                total = out[o, r, t:t + size]
-                k, end = indptr[o], indptr[o + 1]
-                while k + 8 <= end:
-                    v0, v1, v2, v3 = value[k], value[k + 1], value[k + 2], value[k + 3]
-                    v4, v5, v6, v7 = value[k + 4], value[k + 5], value[k + 6], value[k + 7]
-                    x0 = x[start + offset[k]:][:size]
-                    x1 = x[start + offset[k + 1]:][:size]
-                    x2 = x[start + offset[k + 2]:][:size]
-                    x3 = x[start + offset[k + 3]:][:size]
-                    x4 = x[start + offset[k + 4]:][:size]
-                    x5 = x[start + offset[k + 5]:][:size]
-                    x6 = x[start + offset[k + 6]:][:size]
-                    x7 = x[start + offset[k + 7]:][:size]
-                    for j in range(size):
-                        total[j] += (v0 * x0[j] + v1 * x1[j] + v2 * x2[j] + v3 * x3[j]
-                                     + v4 * x4[j] + v5 * x5[j] + v6 * x6[j] + v7 * x7[j])
-                    k += 8
-                while k < end:
-                    v0, x0 = value[k], x[start + offset[k]:][:size]
-                    for j in range(size):
-                        total[j] += v0 * x0[j]
-                    k += 1
+    rows, length = out.shape
+    for t in range(0, length, TILE):
+        size = min(TILE, length - t)
+        for o in range(rows):
+            total = out[o, t:t + size]
+            k, end = indptr[o], indptr[o + 1]
+            while k + 8 <= end:
+                v0, v1, v2, v3 = value[k], value[k + 1], value[k + 2], value[k + 3]
+                v4, v5, v6, v7 = value[k + 4], value[k + 5], value[k + 6], value[k + 7]
+                x0, x1 = x[column[k], t:t + size], x[column[k + 1], t:t + size]
+                x2, x3 = x[column[k + 2], t:t + size], x[column[k + 3], t:t + size]
+                x4, x5 = x[column[k + 4], t:t + size], x[column[k + 5], t:t + size]
+                x6, x7 = x[column[k + 6], t:t + size], x[column[k + 7], t:t + size]
+                for j in range(size):
+                    total[j] += (v0 * x0[j] + v1 * x1[j] + v2 * x2[j] + v3 * x3[j]
+                                 + v4 * x4[j] + v5 * x5[j] + v6 * x6[j] + v7 * x7[j])
+                k += 8
+            while k < end:
+                v0, x0 = value[k], x[column[k], t:t + size]
+                for j in range(size):
+                    total[j] += v0 * x0[j]
+                k += 1
 
 
 @jit(fastmath={"contract"})

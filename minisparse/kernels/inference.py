@@ -8,20 +8,21 @@ fall on the padding between the rows included, and taps would begin at any place
 speed: the input is stored once for each place that occurs, shifted so that every tap is aligned.
 """
 import copy
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from . import dense_conv, have_numba, load
-from .csr_product import threads
-from .pool import parallel
+from .pool import parallel, threads
 from .sparse_conv import _stride, taps
 
 L1_BYTES, L2_BYTES = 32 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 COPIES = 6              # shifted copies of an input at most
-DENSE_RATE = 26         # multiply-adds of a matrix product in a cycle
-COPY_CYCLES = 0.5       # to copy a number to the column matrix
+# the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and of
+# a matrix with a vector; cycles to copy a number to the column matrix, and to begin with a row
+DENSE_RATE, NARROW, VECTOR_RATE, COPY_CYCLES, COPY_BEGIN = 26, 150, 6, 0.5, 150
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
 
@@ -56,13 +57,13 @@ class Images:
         self.reader = None              # the layer that it is padded for
         size = channels * self.plane
         self.flat = _aligned(16 + len(shifts) * size + tail)        # 16: in front, since a shift may reach back
-        self.places = np.array([16 + i * size + start - shift for i, shift in enumerate(shifts)], np.int64)
+        self.places = np.array([16 + i * size + start - shift for i, shift in enumerate(shifts)], np.uint64)
 
     @property
     def views(self):
         """The images of each copy, as strided views."""
         strides = tuple(4 * n for n in (self.plane, self.row, self.shape[3], 1))
-        return [np.lib.stride_tricks.as_strided(self.flat[place:], self.shape, strides) for place in self.places]
+        return [np.lib.stride_tricks.as_strided(self.flat[int(place):], self.shape, strides) for place in self.places]
 
     @property
     def view(self):
@@ -134,34 +135,41 @@ class DirectLayer:
             shift, self.shifts = 0 * shift, (0,)
         self.tap += np.searchsorted(self.shifts, shift) * channels * self.plane - shift
 
-        # tiles: as large as the caches allow, a whole number of windows of the pooling wide, and of least cost
-        length = -(-ho * self.row // LANES) * LANES if whole else wo * batch
-        rows, unit = (1, length) if whole else (pool, pool * batch if pool > 1 else LANES)
+        # tiles: as large as the caches allow, whole windows of the pooling, and of least cost
+        length = ho * self.row if whole else wo * batch
+        rows, unit = 1 if whole else pool, LANES
+        if whole:
+            unit = math.lcm(pool * self.row, LANES)         # rows of pixels, whose begin is aligned
+        elif pool > 1:
+            unit = pool * batch
         budget = (REGISTERS if block == 1 else BLOCK_REGISTERS) // block
-        lines = rows if rows <= budget else 1       # rows of a tile of registers
-        units, choices = -(-length // unit), []
+        lines = rows if rows <= budget else 1               # rows of a tile of registers
+        units, options = -(-length // unit), []
         for parts in range(1, min(units, 64) + 1):
-            wide = min(-(-units // parts) * unit, length)
-            reach = 4 * len(self.shifts) * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
+            wide = -(-units // parts) * unit
+            if not whole:
+                wide = min(wide, length)
+            reach = 4 * len(self.shifts) * (wide + (kh - 1) * dy * self.row + LANES)
+            if not whole:
+                reach = 4 * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
             excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
-                tiles = parts * (rows // lines) * -(-wide // (registers * LANES))
-                choices.append((excess, tiles * self._cycles(block, lines * registers), parts, registers, wide, reach))
-        _, self._per_nonzero, _, registers, wide, reach = min(choices)
+                tiles = -(-units * unit // wide) * (rows // lines) * -(-wide // (registers * LANES))
+                options.append((excess, tiles * self._cycles(block, lines * registers), parts, registers, wide, reach))
+        _, self._per_nonzero, parts, registers, wide, reach = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
         pitch = -(-wide // (registers * LANES)) * registers * LANES
         self.bands = 1 if whole else ho // rows
-        self.walk = (self.bands, rows, sy * self.row, length, wide, pitch, ho if whole else 0, self.row,
+        length = -(-length // wide) * wide if whole else length
+        self.walk = (self.bands, rows, sy * self.row, length, wide, pitch, wide // self.row if whole else 0, self.row, ho,
                      wo * batch if whole else wide)
-        if whole:
-            reach = 4 * len(self.shifts) * self.plane
         end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
         self.tail = max(0, end + length - wide + pitch - len(self.shifts) * channels * self.plane)
 
         # the order of the nonzeros, as in sparse_conv.Schedule
         self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
         self.kept = np.count_nonzero(self.pattern)
-        self.multiplications = self.kept * block * self.bands * rows * (ho if whole else 1) * wo * batch
+        self.multiplications = self.kept * block * ho * wo * batch
         density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
         self.channels = int(min(channels, max(L1_BYTES // reach, SEGMENT / density, 1)))
         self.blocks = -(-channels // self.channels)
@@ -256,8 +264,9 @@ class DenseLayer:
         self.product = groups == 1 and geometry[:6] == (1, 1, 1, 1, 0, 0) and self.size == shape[1:3]
         self.multiplications = weight.size * self.width
         copied = 0 if self.product else weight[0].size * groups * self.width
-        # a product with a vector waits for the memory
-        self.cycles = self.multiplications / (6 if self.width == 1 else DENSE_RATE) + copied * COPY_CYCLES
+        # narrow products wait for the memory of the weights, short copies for their begin
+        rate = DENSE_RATE * self.width / (self.width + NARROW) if self.width > 1 else VECTOR_RATE
+        self.cycles = self.multiplications / rate + copied * (COPY_CYCLES + COPY_BEGIN / (width * self.batch))
 
     def prepare(self):
         self.finish = load("direct").finish_layer

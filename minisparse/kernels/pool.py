@@ -63,6 +63,11 @@ def parallel(work, count, limit=None):
     return [first, *results]
 
 
+def threads(multiplications):
+    """A limit for `parallel`: below about a million multiplications a second thread costs more than it brings."""
+    return None if multiplications > 1 << 20 else 1
+
+
 def _after_fork():
     """Threads do not survive a fork: the child starts its own."""
     if _state["threads"] is not None:

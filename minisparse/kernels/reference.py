@@ -110,15 +110,13 @@ def combine(g, x, a, b, shift, out):
     out += shift[:, None]
 
 
-def gather_rows(indptr, offset, value, x, starts, out):
-    """out[o, r, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[starts[r] + offset[k] + t].
+def multiply_matrix(indptr, column, value, x, out):
+    """out[o, t] += sum over k in indptr[o] ... indptr[o + 1] of value[k] x[column[k], t].
 
-    Here: for each o and r the runs of x gathered into a matrix, and a product of a vector with it.
+    Here: for each o its rows of x gathered, and a product of a vector with them.
     """
-    runs = np.lib.stride_tricks.sliding_window_view(x, out.shape[2])
     for o, (first, last) in enumerate(zip(indptr[:-1], indptr[1:])):
-        for r, start in enumerate(starts):
-            out[o, r] += value[first:last] @ runs[start + offset[first:last]]
+        out[o] += value[first:last] @ x[column[first:last]]
 
 
 def multiply_vector(indptr, column, value, x, out):
@@ -224,14 +222,14 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
 
 def _put(values, out, at, stride, places):
     rows, count = values.shape
-    for place in places:
+    for place in places.astype(np.int64):
         out[place + at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
 
 
 def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale, shift, first, last, sums, out, plane,
                    stride, places):
     """A convolution, and all that `finish_layer` does. Here: whole rows, the run of x of every nonzero gathered."""
-    bands, rows, step, length, _, _, whole, row, count = walk
+    bands, rows, step, length, _, _, whole, row, total, count = walk
     block = len(tile)
     groups = len(sums) // block
     group = np.repeat(np.arange(len(segments) - 1) % groups, np.diff(segments))
@@ -243,6 +241,6 @@ def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale,
             for b in range(block):
                 o, y = g * block + b, np.stack([f[b] for f in found])
                 if whole:
-                    y = y[0][np.arange(whole)[:, None] * row + np.arange(count)]
+                    y = y[0][np.arange(total)[:, None] * row + np.arange(count)]
                 _put(_ended(y, ending, scale[o], shift[o], batch), out,
                      o * plane + band * (rows // ending[0]) * stride, stride, places)

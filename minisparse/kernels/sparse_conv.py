@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import have_numba, load, memory
-from .csr_product import threads
-from .pool import parallel
+from .pool import parallel, threads
 
 L1_BYTES = 28 << 10     # of the first-level cache, for the rows of a block of input channels
 ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole cache lines
