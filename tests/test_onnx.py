@@ -76,3 +76,22 @@ def test_without_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match="needs the package onnx: pip install onnx"):
         deploy.to_onnx(nn.ReLU(), tmp_path / "a", (2, 3, 4))
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.end = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = ms.cat([self.conv(x) + x, x - 2 * self.gate(x)], 1)
+        y = y * y
+        return self.end(y.mean((2, 3)))
+
+
+def test_a_graph_with_branches(tmp_path):
+    pytest.importorskip("onnx")
+    ms.manual_seed(0)
+    model, x = Branches().eval(), images(3, (4, 5, 6))
+    deploy.to_onnx(model, tmp_path / "a", (4, 5, 6))
+    np.testing.assert_allclose(scores(tmp_path / "a", x), outputs(model, x), rtol=0, atol=1e-5)
