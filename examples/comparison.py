@@ -129,9 +129,14 @@ def table(results, detail=1):
         rows += [times(f"batch {batch}, per call", *pair, ARTICLE["inference"]),
                  Row(f"batch {batch}, images/s", *(f"{int(batch) / t:,.0f}" for t in pair))]
 
-    dense, sparse = both(results, "file_bytes")
-    ratio = f"{sparse / dense:.2f} of the size"
-    rows += [Row("Model file"), Row("bytes", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"])]
+    rows.append(Row("Model file, bytes"))
+    whole = results["nets"]["dense"]["file_bytes"]["float32"]
+    for values in results["nets"]["dense"]["file_bytes"]:
+        dense, sparse = both(results, "file_bytes", values)
+        ratio = f"{sparse / dense:.2f} of the size" + (f", {sparse / whole:.2f} of dense float32"
+                                                       if values != "float32" else "")
+        rows.append(Row(f"{values} values", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"]))
+    rows.append(shares("accuracy from the int8 file", *both(results, "int8_accuracy")))
 
     layers, sums = zero_counts(results)
     rows.append(Row("Zeros"))
@@ -181,7 +186,7 @@ def findings(results):
                                  "time of its thread."))
     found += [time_finding(f"inference at batch {batch}", *both(results, "inference", batch))
               for batch in batch_sizes(results)]
-    dense, sparse = both(results, "file_bytes")
+    dense, sparse = both(results, "file_bytes", "float32")
     verdict = "better" if sparse < dense else "worse" if sparse > dense else "same"
     size = {"better": "smaller", "worse": "larger", "same": "as large"}[verdict]
     return found + [Finding("model file", verdict, f"Model file: the sparse net's is {size}, "

@@ -188,7 +188,7 @@ class Run:
                   f"{self.seconds:.0f} s", flush=True)
         small = sparse.shrink(self.model)
         file = self.path.with_suffix(".safetensors")
-        deploy.compile(small, (1, 28, 28)).save(file)
+        deploy.compile(small, (1, 28, 28)).save(file, "int8")
         return {"seed": self.seed, "kept": kept(small), "nonzeros": nonzeros(small), "total": self.total,
                 "bytes": file.stat().st_size, "error": error(small, *self.test), "seconds": self.seconds}
 
@@ -222,7 +222,7 @@ def nonzeros(model):
 def table(net, method, recipe, rows):
     """Our rows and the published ones, as Markdown."""
     lines = [f"{net}, {METHODS[method]}, {recipe.epochs} epochs, last epoch:", "",
-             "| method | kept | test error % | weights not zero | file, bytes | time, s |",
+             "| method | kept | test error % | weights not zero | int8 file, bytes | time, s |",
              "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         lines.append(f"| {method}, seed {row['seed']} | {row['kept']} | {row['error']:.2f} "

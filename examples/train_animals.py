@@ -150,8 +150,14 @@ def inference_seconds(engine, images, batch, calls=30):
     return float(np.median(times))
 
 
-def examine(run, engine, normalise, test, validation):
-    """The figures of a finished net."""
+def answers(engine, images, normalise, batch=64):
+    """The class of each image by an engine."""
+    return np.concatenate([engine(normalise(images[i:i + batch])).argmax(axis=1)
+                           for i in range(0, len(images), batch)])
+
+
+def examine(run, engine, files, normalise, test, validation):
+    """The figures of a finished net; files: {how values are stored: path}."""
     scores = evaluate(run.model, test.images, **run.stats)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
@@ -167,7 +173,8 @@ def examine(run, engine, normalise, test, validation):
                      "data_waited": sum(row["waited"] for row in run.history),
                      "data_worked": sum(row["worked"] for row in run.history)},
         "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
-        "file_bytes": (run.path.parent / f"{run.name}.safetensors").stat().st_size,
+        "file_bytes": {values: path.stat().st_size for values, path in files.items()},
+        "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
         "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
                     "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],
     }
@@ -228,12 +235,16 @@ def run(args):
 
     def normalise(images):
         return (images.astype(np.float32) / 255 - mean) / std
+    info = {"classes": list(train.classes), **{key: [float(v) for v in s] for key, s in zip(("mean", "std"), stats)}}
     nets, scores = {}, {}
     for name, net in runs.items():
         net.model.eval()
-        engine = deploy.compile(net.model, (3, SIZE, SIZE))
-        engine.save(args.out / f"{name}.safetensors")
-        scores[name], nets[name] = examine(net, engine, normalise, test, validation)
+        engine = deploy.compile(net.model, (3, SIZE, SIZE), info)
+        files = {"float32": args.out / f"{name}.safetensors"}
+        files |= {values: args.out / f"{name}-{values}.safetensors" for values in ("float16", "int8")}
+        for values, path in files.items():
+            engine.save(path, values)
+        scores[name], nets[name] = examine(net, engine, files, normalise, test, validation)
 
     settings = {"preset": args.preset, "seed": args.seed, "threads": ms.get_num_threads()} | dataclasses.asdict(recipe)
     results = {

@@ -36,7 +36,8 @@ def net(right, epoch_seconds, per_call, size, zeros):
             "validation": {"photos": {"count": 300, "accuracy": share - 0.1, "mean": share - 0.1,
                                       "per_class": {"cat": share - 0.1}}},
             "training": {"seconds": 3 * epoch_seconds, "data_waited": 0.3, "data_worked": 0.6},
-            "inference": {"1": per_call, "64": 20 * per_call}, "file_bytes": size,
+            "inference": {"1": per_call, "64": 20 * per_call}, 
+            "file_bytes": {"float32": size, "float16": size // 2, "int8": size // 4}, "int8_accuracy": share,
             "layers": [{"name": name, "kind": kind, "shape": [n], "weights": n,
                         "zeros": round(n * zeros[kind])} for name, kind, n in layers]}
 
@@ -101,7 +102,8 @@ def test_figures(written):
     assert row(results, "waited for data")[1:3] == ("300 ms, 0.2 %", "300 ms, 0.2 %")
     assert row(results, "batch 1, per call")[1:4] == ("4 ms", "2 ms", "2.00x faster")
     assert row(results, "batch 64, images/s")[1:3] == ("800", "1,600")
-    assert row(results, "bytes")[1:] == ("1,000,000", "480,000", "0.48 of the size", "30 % of the size")
+    assert row(results, "float32 values")[1:] == ("1,000,000", "480,000", "0.48 of the size", "30 % of the size")
+    assert row(results, "int8 values")[1:4] == ("250,000", "120,000", "0.48 of the size, 0.12 of dense float32")
     assert row(results, "conv layers")[1:4] == ("0.0 %", "50.0 %", "+50.0 points")
     assert row(results, "all of these")[2] == "58.3 %"                      # (2000 + 1500) / 6000
     for figure in ("93.0 %", "92.4 %", "1.20x faster", "480,000", "58.3 %", "photos, 300 images"):
