@@ -17,7 +17,7 @@ from . import dense_conv, have_numba, load
 from .pool import parallel, threads
 from .sparse_conv import _stride, taps
 
-L1_BYTES, L2_BYTES = 32 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
+L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 COPIES = 6              # shifted copies of an input at most
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and of
@@ -146,15 +146,13 @@ class DirectLayer:
         lines = rows if rows <= budget else 1               # rows of a tile of registers
         units, options = -(-length // unit), []
         for parts in range(1, min(units, 64) + 1):
-            wide = -(-units // parts) * unit
-            if not whole:
-                wide = min(wide, length)
+            wide = min(-(-units // parts) * unit, length)
             reach = 4 * len(self.shifts) * (wide + (kh - 1) * dy * self.row + LANES)
             if not whole:
                 reach = 4 * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
             excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
-                tiles = -(-units * unit // wide) * (rows // lines) * -(-wide // (registers * LANES))
+                tiles = -(-length // wide) * (rows // lines) * -(-wide // (registers * LANES))
                 options.append((excess, tiles * self._cycles(block, lines * registers), parts, registers, wide, reach))
         _, self._per_nonzero, parts, registers, wide, reach = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
