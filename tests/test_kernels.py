@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 from minisparse.kernels import activation, augment, conv, norm, pooling, reference  # noqa: E402
 
 DTYPES = np.float32, np.float64
-INNER = "_inside", "reflect", "mix", "_exp", "_normal"      # functions that kernels call
+INNER = "_inside", "reflect", "mix", "_exp", "_normal", "gelu_of"       # functions that kernels call
 
 # (C, H, W, N), (kh, kw, sy, sx, py, px, dy, dx), output size where it does not follow from symmetric padding
 GEOMETRIES = {

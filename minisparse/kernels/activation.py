@@ -8,6 +8,9 @@ from ._jit import jit
 f32 = np.float32
 LOG2_E = f32(1 / math.log(2))
 SLOPE = f32(0.3275911 / math.sqrt(2))
+# polynomials, the highest power first: 2^f as its Taylor series, and the tail of the normal distribution
+POWER_OF_2 = 1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0
+TAIL = 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592
 DENSITY = f32(1 / math.sqrt(2 * math.pi))
 
 
@@ -21,13 +24,13 @@ def _exp(x):
     y = max(x, f32(-87)) * LOG2_E
     n = np.floor(y + f32(0.5))
     f = y - n
-    p = f32(1.5403530e-4)
-    p = p * f + f32(1.3333558e-3)
-    p = p * f + f32(9.6181291e-3)
-    p = p * f + f32(5.5504109e-2)
-    p = p * f + f32(2.4022651e-1)
-    p = p * f + f32(6.9314718e-1)
-    p = p * f + f32(1)
+    p = f32(POWER_OF_2[0])
+    p = p * f + f32(POWER_OF_2[1])
+    p = p * f + f32(POWER_OF_2[2])
+    p = p * f + f32(POWER_OF_2[3])
+    p = p * f + f32(POWER_OF_2[4])
+    p = p * f + f32(POWER_OF_2[5])
+    p = p * f + f32(POWER_OF_2[6])
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(f32)
 
 
@@ -35,8 +38,7 @@ def _exp(x):
 def _normal(x, e):
     """The normal distribution function at x, given e = exp(-x^2 / 2); see reference.normal for the source."""
     t = f32(1) / (f32(1) + abs(x) * SLOPE)
-    tail = t * (f32(0.254829592) + t * (f32(-0.284496736) + t * (f32(1.421413741)
-                + t * (f32(-1.453152027) + t * f32(1.061405429)))))
+    tail = t * (f32(TAIL[4]) + t * (f32(TAIL[3]) + t * (f32(TAIL[2]) + t * (f32(TAIL[1]) + t * f32(TAIL[0])))))
     tail *= f32(0.5) * e
     return f32(1) - tail if x > 0 else tail
 

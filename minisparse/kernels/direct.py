@@ -10,10 +10,10 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import LANES, accumulate, dots
+from .tile import LANES, accumulate, activate, dots, largest
 
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
-ZERO, ONE, TWO = (np.uint64(i) for i in range(3))       # beside unsigned numbers; a signed one would make a float
+ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed one would make a float
 
 
 @jit()
@@ -71,136 +71,81 @@ def convolve_grad_weight(tile, x, segments, offset, g, stride, first, last, part
 
 # --- inference: a layer with all that follows it --------------------------------------------------------------
 @jit(inline="always")
-def _larger(a, b):
-    """The larger one; NaN wins."""
-    return a if a > b or a != a else b
-
-
-@jit(fastmath={"contract"})
-def _activate(x, begin, count, scale, shift, activation, out, to):
-    """out[to + j] = activation(scale x[begin + j] + shift) for j < count."""
+def _activate(activation, x, scale, shift, out, count):
     if activation == GELU:
-        for j in range(count):
-            out[to + j] = gelu_of(scale * x[begin + j] + shift)
+        activate((0, 0), x, scale, shift, out, count)
     elif activation == RELU:
-        for j in range(count):
-            v = scale * x[begin + j] + shift
-            out[to + j] = np.float32(0) if v < 0 else v
+        activate((0,), x, scale, shift, out, count)
     else:
-        for j in range(count):
-            out[to + j] = scale * x[begin + j] + shift
-
-
-@jit(fastmath={"contract"})
-def _activate_in_place(x, begin, count, scale, shift, activation):
-    """The same into x itself; one array, so that the compiler sees that nothing overlaps."""
-    if activation == GELU:
-        for j in range(count):
-            x[begin + j] = gelu_of(scale * x[begin + j] + shift)
-    elif activation == RELU:
-        for j in range(count):
-            v = scale * x[begin + j] + shift
-            x[begin + j] = np.float32(0) if v < 0 else v
-    else:
-        for j in range(count):
-            x[begin + j] = scale * x[begin + j] + shift
+        activate((), x, scale, shift, out, count)
 
 
 @jit()
-def _pool(x, begin, pitch, count, batch, pool, out, to):
-    """out[to + i batch + n] = the largest of x[begin + ky pitch + (i pool + kx) batch + n] over ky, kx < pool.
+def _pool(x, begin, rows, pitch, count, batch, pool, line):
+    """line = the largest numbers of the windows, one row after the other: see finish_layer.
 
-    count: of numbers in a row of x.
+    Whole numbers are unsigned, which spares the compiler a test for negative indices.
     """
-    if pool == TWO:
-        second = begin + pitch
-        for i in range(count // TWO // batch):
-            for n in range(batch):
-                left = TWO * i * batch + n
-                out[to + i * batch + n] = _larger(_larger(x[begin + left], x[begin + left + batch]),
-                                                  _larger(x[second + left], x[second + left + batch]))
-    else:
+    for y in range(rows // pool):
         for i in range(count // pool // batch):
+            to = (y * (count // pool // batch) + i) * batch
             for ky in range(pool):
                 for kx in range(pool):
-                    start, place = begin + ky * pitch + (i * pool + kx) * batch, to + i * batch
-                    if ky + kx == ZERO:
-                        for n in range(batch):
-                            out[place + n] = x[start + n]
-                    else:
-                        for n in range(batch):
-                            out[place + n] = _larger(out[place + n], x[start + n])
+                    start = begin + (y * pool + ky) * pitch + (i * pool + kx) * batch
+                    for n in range(batch):
+                        v = x[start + n]
+                        first = ky + kx == ZERO
+                        line[to + n] = v if first or v > line[to + n] or v != v else line[to + n]
 
 
-# All whole numbers in what follows are unsigned, which spares the compiler a test for negative indices.
 @jit()
-def _finish_rows(sums, begin, rows, pitch, count, batch, ending, scale, shift, line, out, at, stride):
-    """Rows of sums of one output, from `begin` on, `pitch` apart -> pooled, activated, and stored in out[at + y stride].
+def _every_second(line, rows, pitch, count, batch):
+    """The numbers of every second row and, in it, of every second pixel, moved to the front."""
+    width = count // TWO
+    for y in range(rows // TWO):
+        for i in range(width // batch):
+            for n in range(batch):
+                line[y * width + i * batch + n] = line[TWO * (y * pitch + i * batch) + n]
 
-    Where a batch fills registers, each row is long enough by itself. line: to work in, as long as the rows together.
+
+@jit()
+def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, out, at, plane, stride, places):
+    """finish_layer, and `at` added to the places. line: to work in, as large as the sums of an output.
+
+    Where a batch fills registers each row is long enough by itself. For few images, all rows are worked on at a time,
+    with what lies between them. Addresses in place of arrays spare the counting of references.
     """
     pool, early, activation = ending
-    for y in range(rows // pool):
-        top, to = begin + y * pool * pitch, at + y * stride
-        if pool == ONE:
-            _activate(sums, top, count, scale, shift, activation, out, to)
-        elif early:
-            for k in range(pool):
-                _activate_in_place(sums, top + k * pitch, count, scale, shift, activation)
-            _pool(sums, top, pitch, count, batch, pool, line, ZERO)
-            for j in range(count // pool):
-                out[to + j] = line[j]
-        else:
-            _pool(sums, top, pitch, count, batch, pool, line, ZERO)
-            _activate(line, ZERO, count // pool, scale, shift, activation, out, to)
-
-
-@jit()
-def _finish_plane(sums, begin, rows, pitch, count, batch, ending, scale, shift, line, out, at, stride):
-    """The same for few images: all rows at a time, with what lies between them, since each by itself is short."""
-    pool, early, activation = ending
-    width, size = count // pool, rows * pitch
-    if pool == ONE or early:
-        _activate_in_place(sums, begin, size, scale, shift, activation)
-    if pool == ONE:
-        for y in range(rows):
-            for j in range(count):
-                out[at + y * stride + j] = sums[begin + y * pitch + j]
-        return
-    if pool == TWO:
-        below = begin + pitch
-        for j in range(size - pitch - batch):       # the largest at every place, of which one in four is taken
-            line[j] = _larger(_larger(sums[begin + j], sums[begin + j + batch]),
-                              _larger(sums[below + j], sums[below + j + batch]))
-        for y in range(rows // TWO):
-            for i in range(width // batch):
-                for n in range(batch):
-                    line[y * width + i * batch + n] = line[TWO * (y * pitch + i * batch) + n]
-    else:
-        for y in range(rows // pool):
-            _pool(sums, begin + y * pool * pitch, pitch, count, batch, pool, line, y * width)
-    if not early:
-        _activate_in_place(line, ZERO, rows // pool * width, scale, shift, activation)
-    for y in range(rows // pool):
-        for j in range(width):
-            out[at + y * stride + j] = line[y * width + j]
-
-
-@jit()
-def _finish(sums, begin, rows, pitch, count, batch, ending, scale, shift, line, out, at, stride, places):
-    """One or the other, into all places of `out`."""
-    first = places[0] + at
-    if batch < LANES:
-        _finish_plane(sums, begin, rows, pitch, count, batch, ending, scale, shift, line, out, first, stride)
-    else:
-        _finish_rows(sums, begin, rows, pitch, count, batch, ending, scale, shift, line, out, first, stride)
-    if rows < ending[0]:
-        return
-    size = (rows // ending[0] - ONE) * stride + count // ending[0]
-    for i in range(1, len(places)):     # with the padding between the rows, which is zero in each place
-        copy = places[i] + at
-        for j in range(size):
-            out[copy + j] = out[first + j]
+    size, width, height, short = sums.shape[1], count // pool, rows // pool, batch < LANES
+    buffer, to = line.ctypes.data, out.ctypes.data + 4 * (np.intp(places[0]) + at)
+    for o in range(first, last):
+        f, a, b, x, y = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size, to + 4 * o * plane
+        if early or short and pool == 1:
+            _activate(f, x, a, b, x, rows * pitch)
+            f, a, b = PLAIN, np.float32(1), np.float32(0)
+        source, step = x, pitch
+        if pool > 1:
+            source, step = buffer, width
+            if pool == 2 and short:
+                # the largest at every place, of which one in four is taken
+                largest(x, batch, pitch, buffer, rows * pitch - pitch - batch)
+                _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch))
+            elif pool == 2:
+                for r in range(height):
+                    for i in range(0, width, batch):
+                        largest(x + 4 * (2 * r * pitch + 2 * i), batch, pitch, buffer + 4 * (r * width + i), batch)
+            else:
+                _pool(sums.reshape(-1), np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count),
+                      np.uint64(batch), np.uint64(pool), line)
+            if short:
+                _activate(f, buffer, a, b, buffer, height * width)
+                f, a, b = PLAIN, np.float32(1), np.float32(0)
+        for r in range(height):
+            _activate(f, source + 4 * r * step, a, b, y + 4 * r * stride, width)
+        if height > 0:
+            for i in range(1, len(places)):     # with the padding between the rows, which is zero in each place
+                other = y + 4 * (np.intp(places[i]) - np.intp(places[0]))
+                activate((), y, np.float32(1), np.float32(0), other, (height - 1) * stride + width)
 
 
 @jit()
@@ -209,36 +154,20 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
 
     ending: (pool, early, activation). Sums are scaled and shifted, activated, and the largest of each pool x pool pixels
     of `batch` numbers is kept; pooling comes first unless `early`. Each row has `count` numbers of sense, a multiple of
-    pool batch. out: flat; places: uint64, the copies of the output that the next layer wants.
+    pool batch. out: flat; places: uint64, the copies of the output that the next layer wants. The sums are lost.
     """
-    flat, size = sums.reshape(-1), np.uint64(sums.shape[1])
-    if size == plane == 1:      # a vector: the numbers of all outputs side by side
-        _finish_vector(flat, scale, shift, ending[2], np.uint64(first), np.uint64(last), out, places[0])
+    if sums.shape[1] == plane == 1:      # a vector: the numbers of all outputs side by side
+        place = np.intp(places[0])
+        for o in range(first, last):
+            v = scale[o] * sums[o, 0] + shift[o]
+            if ending[2] == GELU:
+                v = gelu_of(v)
+            elif ending[2] == RELU and v < 0:
+                v = np.float32(0)
+            out[place + o] = v
         return
-    line = np.empty(size, np.float32)
-    for o in range(np.uint64(first), np.uint64(last)):
-        _finish(flat, o * size, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), _unsigned(ending),
-                scale[o], shift[o], line, out, o * np.uint64(plane), np.uint64(stride), places)
-
-
-@jit(fastmath={"contract"})
-def _finish_vector(x, scale, shift, activation, first, last, out, place):
-    if activation == GELU:
-        for o in range(first, last):
-            out[place + o] = gelu_of(scale[o] * x[o] + shift[o])
-    elif activation == RELU:
-        for o in range(first, last):
-            v = scale[o] * x[o] + shift[o]
-            out[place + o] = np.float32(0) if v < 0 else v
-    else:
-        for o in range(first, last):
-            out[place + o] = scale[o] * x[o] + shift[o]
-
-
-@jit(inline="always")
-def _unsigned(ending):
-    pool, early, activation = ending
-    return np.uint64(pool), early, activation
+    line = np.empty(sums.shape[1], np.float32)
+    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, out, 0, plane, stride, places)
 
 
 @jit()
@@ -279,10 +208,8 @@ def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale,
                             accumulate(tile, source + 4 * (h * step + j), step, offset.ctypes.data, value.ctypes.data,
                                        begin, end, target + 4 * (h * pitch + j), pitch, size)
             if whole:
-                finished, apart, at = min(whole, total - i * whole), row, i * (whole // pool) * stride
+                _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
+                        last * block, line, out, i * (whole // pool) * stride, plane, stride, places)
             else:
-                finished, apart, at = rows, pitch, band * (rows // pool) * stride + t // pool
-            for o in range(first * block, last * block):
-                _finish(flat, np.uint64(o * size), np.uint64(finished), np.uint64(apart), np.uint64(count),
-                        np.uint64(batch), _unsigned(ending), scale[o], shift[o], line, out, np.uint64(o * plane + at),
-                        np.uint64(stride), places)
+                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line, out,
+                        band * (rows // pool) * stride + t // pool, plane, stride, places)

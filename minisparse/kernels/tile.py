@@ -8,10 +8,15 @@ A tile is R registers of LANES float32 numbers. R is told by the length of the t
 source serves every width and Numba caches each of them. Addresses are whole numbers (array.ctypes.data). In inference
 a tile may have several rows, and several outputs at once: the tuple is nested.
 """
+import math
+
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import config, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .activation import POWER_OF_2, SLOPE, TAIL
 
 
 def _registers():
@@ -32,7 +37,7 @@ def _registers():
 LANES, REGISTERS, BLOCK_REGISTERS = _registers()
 
 f32, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-vector = ir.VectorType(f32, LANES)
+vector, integers = ir.VectorType(f32, LANES), ir.VectorType(i32, LANES)
 
 
 def _pointer(builder, address, kind):
@@ -168,3 +173,112 @@ def dots(typing_context, tile, x, offset, g, first, last, out):
         _loop(builder, arguments[4], arguments[5], [], body)
         return context.get_dummy_value()
     return types.void(tile, *[types.intp] * 6), generate
+
+
+# --- what follows a convolution: passes over memory as wide as the registers -----------------------------------
+# They are written out since the compiler's own vectors are half as wide on some processors. x, out: addresses, which may
+# be the same; count: in numbers.
+def _constant(kind, number):
+    return ir.Constant(kind, [number] * LANES if kind == vector else number)
+
+
+def _math(builder, name, x):
+    """llvm.name of a number or a vector."""
+    name = f"llvm.{name}.v{LANES}f32" if x.type == vector else f"llvm.{name}.f32"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type]), name)
+    return builder.call(function, [x])
+
+
+def _larger(builder, a, b):
+    """The larger number of each pair; NaN wins."""
+    first = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
+    return builder.select(first, a, b)
+
+
+def _polynomial(builder, x, *coefficients):
+    value = _constant(x.type, coefficients[0])
+    for c in coefficients[1:]:
+        value = _multiply_add(builder, value, x, _constant(x.type, c))
+    return value
+
+
+def _gelu(builder, x):
+    """x Phi(x): activation.gelu_of, step by step."""
+    def constant(number):
+        return _constant(x.type, number)
+    whole = integers if x.type == vector else i32
+    lanes = LANES if x.type == vector else 1
+
+    def integer(number):
+        return ir.Constant(whole, [number] * lanes if x.type == vector else number)
+    square = builder.fmul(x, builder.fmul(x, constant(-0.5 / math.log(2))))
+    y = builder.select(builder.fcmp_ordered("<", square, constant(-125.0)), constant(-125.0), square)
+    n = _math(builder, "floor", builder.fadd(y, constant(0.5)))
+    power = builder.shl(builder.add(builder.fptosi(n, whole), integer(127)), integer(23))
+    e = builder.fmul(_polynomial(builder, builder.fsub(y, n), *POWER_OF_2), builder.bitcast(power, x.type))
+    t = builder.fdiv(constant(1.0), _multiply_add(builder, _math(builder, "fabs", x), constant(SLOPE), constant(1.0)))
+    tail = builder.fmul(builder.fmul(_polynomial(builder, t, *TAIL), t), builder.fmul(e, constant(0.5)))
+    positive = builder.fcmp_ordered(">", x, constant(0.0))
+    return builder.fmul(x, builder.select(positive, builder.fsub(constant(1.0), tail), tail))
+
+
+def _relu(builder, x):
+    return builder.select(builder.fcmp_ordered("<", x, _constant(x.type, 0.0)), _constant(x.type, 0.0), x)
+
+
+def _over(builder, count, body):
+    """body(kind, j) for j = 0, LANES, ... with kind = vector, and for the rest with kind = f32, one number each."""
+    def passes(first, last, kind, size):
+        def step(k, _):
+            body(kind, builder.mul(k, ir.Constant(i64, size)))
+            return []
+        _loop(builder, first, last, [], step)
+    times = builder.sdiv(count, ir.Constant(i64, LANES))
+    passes(ir.Constant(i64, 0), times, vector, LANES)
+    passes(builder.mul(times, ir.Constant(i64, LANES)), count, f32, 1)
+
+
+def _read(builder, base, index, kind):
+    return _load(builder, base, index) if kind == vector else builder.load(builder.gep(base, [index]))
+
+
+def _write(builder, value, base, index):
+    if value.type == vector:
+        _store(builder, value, base, index)
+    else:
+        builder.store(value, builder.gep(base, [index]))
+
+
+@intrinsic
+def activate(typing_context, function, x, scale, shift, out, count):
+    """out[j] = f(scale x[j] + shift); function: () for none, (0,) for ReLU, (0, 0) for GELU."""
+    f = [lambda builder, v: v, _relu, _gelu][function.count]
+
+    def generate(context, builder, signature, arguments):
+        _, x, scale, shift, out, count = arguments
+        x, out = _pointer(builder, x, f32), _pointer(builder, out, f32)
+        numbers = {f32: (scale, shift), vector: (_broadcast(builder, scale), _broadcast(builder, shift))}
+
+        def body(kind, j):
+            a, b = numbers[kind]
+            _write(builder, f(builder, _multiply_add(builder, a, _read(builder, x, j, kind), b)), out, j)
+        _over(builder, count, body)
+        return context.get_dummy_value()
+    return types.void(function, types.intp, types.float32, types.float32, types.intp, types.intp), generate
+
+
+@intrinsic
+def largest(typing_context, x, right, below, out, count):
+    """out[j] = the largest of x[j], x[j + right], x[j + below] and x[j + below + right]."""
+    def generate(context, builder, signature, arguments):
+        x, right, below, out, count = arguments
+        x, out = _pointer(builder, x, f32), _pointer(builder, out, f32)
+        second = builder.gep(x, [below])
+
+        def body(kind, j):
+            pairs = [_larger(builder, _read(builder, row, j, kind), _read(builder, row, builder.add(j, right), kind))
+                     for row in (x, second)]
+            _write(builder, _larger(builder, *pairs), out, j)
+        _over(builder, count, body)
+        return context.get_dummy_value()
+    return types.void(*[types.intp] * 5), generate
