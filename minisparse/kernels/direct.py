@@ -10,7 +10,7 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import LANES, accumulate, activate, dots, largest
+from .tile import LANES, accumulate, accumulate_stream, activate, dots, largest
 
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
 ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed one would make a float
@@ -36,8 +36,8 @@ def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
                 for o in range(first, last):
                     begin, end = segments[b * outputs + o], segments[b * outputs + o + 1]
                     if begin < end:
-                        accumulate(((tile,),), source, 0, offset.ctypes.data, value.ctypes.data, begin, end,
-                                   out.ctypes.data + 4 * ((o * height + y) * length + t), 0, 0)
+                        accumulate(tile, source, offset.ctypes.data, value.ctypes.data, begin, end,
+                                   out.ctypes.data + 4 * ((o * height + y) * length + t))
 
 
 @jit()
@@ -171,8 +171,8 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
 
 
 @jit()
-def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale, shift, first, last, sums, out, plane,
-                   stride, places):
+def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out, plane, stride,
+                   places):
     """A convolution, and all that `finish_layer` does, one tile of sums after the other while it is in the cache.
 
     sums[o, h pitch + j] = sum over the nonzeros k of o of value[k] x[(band rows + h) step + t + offset[k] + j]
@@ -182,8 +182,8 @@ def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale,
     a row of a tile, filled up to whole registers. Where `whole` is not 0, length is that of a plane, whose `total` rows
     begin `row` numbers apart, and a tile is so many of these rows. count: see `finish_layer`.
 
-    x, out: flat; tile: nested tuples (B, H, R), see tile.accumulate; segments: of groups of B outputs, first <= group <
-    last; value: (nonzeros B,); sums: (O, rows pitch), to work in.
+    x, out: flat; tile: nested tuples (B, H, R) and stream: the nonzeros, see tile.accumulate_stream; segments: of groups
+    of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
     """
     bands, rows, step, length, width, pitch, whole, row, total, count = walk
     block, height, registers = len(tile), len(tile[0]), LANES * len(tile[0][0])
@@ -205,8 +205,8 @@ def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale,
                     target = sums.ctypes.data + 4 * g * block * size
                     for h in range(0, rows, height):
                         for j in range(0, pitch, registers):
-                            accumulate(tile, source + 4 * (h * step + j), step, offset.ctypes.data, value.ctypes.data,
-                                       begin, end, target + 4 * (h * pitch + j), pitch, size)
+                            accumulate_stream(tile, source + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
+                                              target + 4 * (h * pitch + j), pitch, size)
             if whole:
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
                         last * block, line, out, i * (whole // pool) * stride, plane, stride, places)

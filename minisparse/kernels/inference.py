@@ -175,7 +175,7 @@ class DirectLayer:
     @staticmethod
     def _cycles(block, registers):
         """Of a nonzero and a tile: two multiply-adds or two loads at a time, and something for the loop."""
-        return max(block * registers, registers + block + 1) / 2 + 1
+        return max(block * registers, registers + block + (block > 1)) / 2 + 1
 
     @property
     def cycles(self):
@@ -223,11 +223,12 @@ class DirectLayer:
         order = np.argsort(key, kind="stable")
         width = self.weight.shape[3]
         offset = kept.channel * self.plane + self.tap[kept.ky * width + kept.kx]
-        self.offset = offset[order].astype(np.int32)
         self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=self.blocks * groups))])
         blocks = self.weight.reshape(groups, self.block, -1)
         inside = kept.index % blocks.shape[2]
-        self.value = blocks[kept.output, :, inside][order].reshape(-1)
+        self.stream = np.empty((len(order), 1 + self.block), np.int32)      # see tile.accumulate_stream
+        self.stream[:, 0] = offset[order]
+        self.stream[:, 1:] = blocks[kept.output, :, inside][order].view(np.int32)
         self.kernel = load("direct").convolve_layer
 
     def bind(self, x, out):
@@ -240,7 +241,7 @@ class DirectLayer:
             if padded is not x:
                 self.write(x.view, padded)
             parallel(lambda first, last: self.kernel(
-                self.tile, padded.flat[16:], self.segments, self.offset, self.value, self.walk, self.shape[3], ending.code,
+                self.tile, padded.flat[16:], self.segments, self.stream, self.walk, self.shape[3], ending.code,
                 ending.scale, ending.shift, first, last, sums, out.flat, out.plane, out.row, out.places),
                 count, min(limit, threads(self.multiplications) or limit))
         return run

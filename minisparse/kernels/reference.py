@@ -226,17 +226,18 @@ def _put(values, out, at, stride, places):
         out[place + at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
 
 
-def convolve_layer(tile, x, segments, offset, value, walk, batch, ending, scale, shift, first, last, sums, out, plane,
-                   stride, places):
+def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out, plane, stride,
+                   places):
     """A convolution, and all that `finish_layer` does. Here: whole rows, the run of x of every nonzero gathered."""
     bands, rows, step, length, _, _, whole, row, total, count = walk
     block = len(tile)
     groups = len(sums) // block
+    offset, value = stream.reshape(-1, block + 1)[:, 0], stream.reshape(-1, block + 1)[:, 1:].view(np.float32)
     group = np.repeat(np.arange(len(segments) - 1) % groups, np.diff(segments))
     for g in range(first, last):
         mine = np.flatnonzero(group == g)
         for band in range(bands):
-            found = [value.reshape(-1, block)[mine].T @ _windows(x, offset[mine], (band * rows + h) * step, length)
+            found = [value[mine].T @ _windows(x, offset[mine], (band * rows + h) * step, length)
                      for h in range(rows)]
             for b in range(block):
                 o, y = g * block + b, np.stack([f[b] for f in found])

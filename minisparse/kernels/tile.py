@@ -90,11 +90,34 @@ def _loop(builder, first, last, start, body):
 
 
 @intrinsic
-def accumulate(typing_context, tile, x, row, offset, value, first, last, out, pitch, block):
+def accumulate(typing_context, tile, x, offset, value, first, last, out):
+    """out[j] += sum over first <= k < last of value[k] x[offset[k] + j], for j in a tile.
+
+    x, value, out: addresses of float32 numbers, offset: of int32 ones.
+    """
+    def generate(context, builder, signature, arguments):
+        x, offset, value, out = (_pointer(builder, a, kind) for a, kind in
+                                 zip((*arguments[1:4], arguments[6]), (f32, i32, f32, f32)))
+        at = [ir.Constant(i64, LANES * r) for r in range(tile.count)]
+
+        def body(k, sums):
+            factor = _broadcast(builder, builder.load(builder.gep(value, [k])))
+            source = builder.gep(x, [builder.sext(builder.load(builder.gep(offset, [k])), i64)])
+            return [_multiply_add(builder, factor, _load(builder, source, a), s) for a, s in zip(at, sums)]
+        sums = _loop(builder, arguments[4], arguments[5], [_load(builder, out, a) for a in at], body)
+        for a, s in zip(at, sums):
+            _store(builder, s, out, a)
+        return context.get_dummy_value()
+    return types.void(tile, *[types.intp] * 6), generate
+
+
+@intrinsic
+def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pitch, block):
     """out[b, h, j] += sum over first <= k < last of value[k, b] x[offset[k] + h row + j], for (b, h, j) in a tile.
 
-    tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs, whose weights lie side by
-    side. x, value, out: addresses of float32 numbers, offset: of int32 ones; out[b, h] begins at out + b block + h pitch.
+    tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs. stream: address of the
+    nonzeros, for each its offset (int32) and then its B values. x, out: addresses of float32 numbers; out[b, h] begins at
+    out + b block + h pitch.
     """
     blocks, rows, registers = tile.count, tile.dtype.count, tile.dtype.dtype.count
     places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
@@ -102,9 +125,8 @@ def accumulate(typing_context, tile, x, row, offset, value, first, last, out, pi
     copies = -(-8 // len(places))
 
     def generate(context, builder, signature, arguments):
-        x, offset, value, out = (_pointer(builder, a, kind) for a, kind in
-                                 zip((arguments[i] for i in (1, 3, 4, 7)), (f32, i32, f32, f32)))
-        row, first, last, pitch, block = (arguments[i] for i in (2, 5, 6, 8, 9))
+        x, stream, out = (_pointer(builder, arguments[i], kind) for i, kind in ((1, f32), (3, i32), (6, f32)))
+        row, first, last, pitch, block = (arguments[i] for i in (2, 4, 5, 7, 8))
 
         def number(n):
             return ir.Constant(i64, n)
@@ -113,12 +135,22 @@ def accumulate(typing_context, tile, x, row, offset, value, first, last, out, pi
                    for b in range(blocks) for h in range(rows)]
         targets = [(target, number(LANES * r)) for target in targets for r in range(registers)]
 
+        def nonzero(k):
+            """Its offset, and its values in all lanes."""
+            entry = builder.gep(stream, [builder.mul(k, number(blocks + 1))])
+            if blocks > 1:
+                values = [builder.load(builder.bitcast(builder.gep(entry, [number(b + 1)]), f32.as_pointer()))
+                          for b in range(blocks)]
+                return builder.sext(builder.load(entry), i64), [_broadcast(builder, v) for v in values]
+            both = builder.load(builder.bitcast(entry, i64.as_pointer()))       # loads are what is scarce
+            both.align = 4
+            value = builder.bitcast(builder.trunc(builder.lshr(both, number(32)), i32), f32)
+            return builder.and_(both, number(0xffffffff)), [_broadcast(builder, value)]
+
         def add_products(k, sums):
-            at = builder.sext(builder.load(builder.gep(offset, [k])), i64)
+            at, factors = nonzero(k)
             numbers = {(h, r): _load(builder, builder.gep(sources[h], [at]), number(LANES * r))
                        for h in range(rows) for r in range(registers)}
-            weight = builder.gep(value, [builder.mul(k, number(blocks))])
-            factors = [_broadcast(builder, builder.load(builder.gep(weight, [number(b)]))) for b in range(blocks)]
             return [_multiply_add(builder, factors[b], numbers[h, r], s) for (b, h, r), s in zip(places, sums)]
 
         sums, n = [_load(builder, *target) for target in targets], len(places)
@@ -130,16 +162,15 @@ def accumulate(typing_context, tile, x, row, offset, value, first, last, out, pi
                 return [s for c in range(copies)
                         for s in add_products(builder.add(k, number(c)), sums[c * n:(c + 1) * n])]
             zeros = [ir.Constant(vector, [0.0] * LANES)] * (n * (copies - 1))
-            sums = _loop(builder, number(0), times, sums + zeros, several)
-            while len(sums) > n:
-                *sums, other = [sums[i:i + n] for i in range(0, len(sums), n)]
-                sums[-1] = [builder.fadd(a, b) for a, b in zip(sums[-1], other)]
-                sums = [s for part in sums for s in part]
+            parts = _loop(builder, number(0), times, sums + zeros, several)
+            sums = parts[:n]
+            for c in range(1, copies):
+                sums = [builder.fadd(a, b) for a, b in zip(sums, parts[c * n:(c + 1) * n])]
             first = builder.add(first, builder.mul(times, number(copies)))
         for s, target in zip(_loop(builder, first, last, sums, add_products), targets):
             _store(builder, s, *target)
         return context.get_dummy_value()
-    return types.void(tile, *[types.intp] * 9), generate
+    return types.void(tile, *[types.intp] * 8), generate
 
 
 @intrinsic
