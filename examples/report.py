@@ -166,6 +166,8 @@ def draw_predictions(ax, results, examples, columns=10, rows=(2, 4)):
     top = 0
     for word, chosen, height in zip(("right", "wrong"), (right, ~right), rows):
         ax.text(.05, top + .12, f"The sparse net is {word}", fontweight="bold", fontsize=10.5)
+        ax.text(columns - .05, top + .12, "above: truth; below: answers of the dense and the sparse net, bold if wrong",
+                ha="right", fontsize=7.5, color=GREY)
         chosen = np.flatnonzero(chosen)
         nth = [np.sum(truth[chosen[:i]] == t) for i, t in enumerate(truth[chosen])]     # of its class so far
         chosen = chosen[np.lexsort((truth[chosen], nth))][:columns * height]

@@ -130,8 +130,9 @@ def hold_out(train, seed):
 def per_class(scores, labels, classes):
     """Accuracy overall, of each class that occurs, and the mean over these."""
     hit = scores.argmax(axis=1) == labels
-    share = {name: float(hit[labels == i].mean()) for i, name in enumerate(classes) if (labels == i).any()}
-    return {"count": len(labels), "accuracy": float(hit.mean()), "per_class": share,
+    counts = {name: int(np.sum(labels == i)) for i, name in enumerate(classes) if (labels == i).any()}
+    share = {name: float(hit[labels == classes.index(name)].mean()) for name in counts}
+    return {"count": len(labels), "counts": counts, "accuracy": float(hit.mean()), "per_class": share,
             "mean": float(np.mean(list(share.values())))}
 
 
@@ -276,7 +277,7 @@ def main(argv=None):
     except OSError as error:
         message, status = f"{error.filename or args.out}: {error.strerror or error}", 2
     except KeyboardInterrupt:
-        message, status = f"stopped; --resume goes on from the last whole epoch in {args.out}", 130
+        message, status = "stopped; the same command with --resume goes on from the last whole epoch", 130
     else:
         return 0
     if sys.stdout.isatty():

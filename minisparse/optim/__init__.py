@@ -1,8 +1,14 @@
 """Optimizers and learning-rate schedules, under torch.optim's names."""
+from ..ops import LeftOut
 from . import lr_scheduler
 from .adam import Adam, AdamW
 from .optimizer import Optimizer
 from .proximal import ProximalAdam, ProximalSGD
 from .sgd import SGD
+
+
+def __getattr__(name):
+    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Adam", "AdamW", "Optimizer", "ProximalAdam", "ProximalSGD", "SGD", "lr_scheduler"]
