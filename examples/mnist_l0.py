@@ -66,7 +66,7 @@ class Recipe:
     gates: float = 0.6              # share of the epochs with gates; then the open units train on without
 
 
-# where one lambda (--strength 0.1 is the paper's first setting) or the rest is not what made the net smallest
+# our settings where they are not the defaults; --strength 0.1 is the paper's first one
 RECIPES = {
     ("lenet-300-100", "l0"): Recipe(strength=(0.25, 1.0, 30.0)),
     ("lenet-5", "l0"): Recipe(strength=(10.0, 0.5, 0.1, 10.0)),
@@ -121,7 +121,7 @@ class Run:
         self.recipe, self.seed, self.train, self.test = recipe, seed, train, test
         self.path = folder / f"{net}-{method}-{seed}.checkpoint"
         self.model = build(net, method)
-        self.total = sum(layer.weight.numel() for layer in sparse.sparsifiable(self.model).values())
+        self.total = sparse.summary(self.model)[-1].weights
         self.gated = [layer for layer in self.model.modules() if hasattr(layer, "gate")]
         self.strengths = recipe.strength * len(self.gated) if len(recipe.strength) == 1 else recipe.strength
         if self.gated and len(self.strengths) != len(self.gated):
@@ -216,7 +216,8 @@ class Run:
 
 
 def nonzeros(model):
-    return sum(np.count_nonzero(layer.weight.data) for layer in sparse.sparsifiable(model).values())
+    every = sparse.summary(model)[-1]
+    return every.weights - every.zeros
 
 
 def table(net, method, recipe, rows):
@@ -247,7 +248,7 @@ def parse(argv=None):
     parser.add_argument("--epochs", type=int, help=f"({Recipe.epochs})")
     parser.add_argument("--strength", type=float, nargs="+", metavar="LAMBDA",
                         help="of the L0 penalty: one for all layers, or one for each")
-    parser.add_argument("--weight-decay", type=float, help=f"({Recipe.weight_decay})")
+    parser.add_argument("--weight-decay", type=float, help="instead of the recipe's")
     parser.add_argument("--sparsity", type=float, help="share of zeros of all weights, of --method magnitude")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/mnist"), metavar="FOLDER")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
