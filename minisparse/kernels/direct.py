@@ -80,72 +80,88 @@ def _activate(activation, x, scale, shift, out, count):
         activate((), x, scale, shift, out, count)
 
 
+# Whole numbers of the next two are unsigned, which spares the compiler a test for negative indices.
 @jit()
-def _pool(x, begin, rows, pitch, count, batch, pool, line):
-    """line = the largest numbers of the windows, one row after the other: see finish_layer.
-
-    Whole numbers are unsigned, which spares the compiler a test for negative indices.
-    """
+def _pool(x, begin, rows, pitch, count, batch, pool, out, stride):
+    """out[y stride + i batch + n] = the largest number of window (y, i): see finish_layer."""
     for y in range(rows // pool):
         for i in range(count // pool // batch):
-            to = (y * (count // pool // batch) + i) * batch
+            to = y * stride + i * batch
             for ky in range(pool):
                 for kx in range(pool):
                     start = begin + (y * pool + ky) * pitch + (i * pool + kx) * batch
                     for n in range(batch):
                         v = x[start + n]
                         first = ky + kx == ZERO
-                        line[to + n] = v if first or v > line[to + n] or v != v else line[to + n]
+                        out[to + n] = v if first or v > out[to + n] or v != v else out[to + n]
 
 
 @jit()
-def _every_second(line, rows, pitch, count, batch):
-    """The numbers of every second row and, in it, of every second pixel, moved to the front."""
-    width = count // TWO
+def _every_second(line, rows, pitch, count, batch, out, stride):
+    """out[y stride + i batch + n] = line[2 y pitch + 2 i batch + n]."""
     for y in range(rows // TWO):
-        for i in range(width // batch):
+        for i in range(count // TWO // batch):
             for n in range(batch):
-                line[y * width + i * batch + n] = line[TWO * (y * pitch + i * batch) + n]
+                out[y * stride + i * batch + n] = line[TWO * (y * pitch + i * batch) + n]
 
 
 @jit()
-def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, out, at, plane, stride, places):
-    """finish_layer, and `at` added to the places. line: to work in, as large as the sums of an output.
+def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, at, plane, stride, places):
+    """finish_layer, and `at` added to the places. line, plain: to work in, see `_room`.
 
-    Where a batch fills registers each row is long enough by itself. For few images, all rows are worked on at a time,
-    with what lies between them. Addresses in place of arrays spare the counting of references.
+    Addresses in place of arrays spare the counting of references.
     """
     pool, early, activation = ending
-    size, width, height, short = sums.shape[1], count // pool, rows // pool, batch < LANES
-    buffer, to = line.ctypes.data, out.ctypes.data + 4 * (np.intp(places[0]) + at)
+    size, width, height, flat = sums.shape[1], count // pool, rows // pool, sums.reshape(-1)
+    buffer, ready = line.ctypes.data, plain.ctypes.data
+    one, zero = np.float32(1), np.float32(0)
+    if not height:
+        return
     for o in range(first, last):
-        f, a, b, x, y = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size, to + 4 * o * plane
-        if early or short and pool == 1:
+        f, a, b, x = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size
+        y = out.ctypes.data + 4 * (at + o * plane)
+        if early:
             _activate(f, x, a, b, x, rows * pitch)
-            f, a, b = PLAIN, np.float32(1), np.float32(0)
-        source, step = x, pitch
-        if pool > 1:
-            source, step = buffer, width
-            if pool == 2 and short:
+            f, a, b = PLAIN, one, zero
+        if batch < LANES:
+            # For few images a row is short: all rows at a time, `stride` apart, with what lies between them.
+            if pool == 2:
                 # the largest at every place, of which one in four is taken
                 largest(x, batch, pitch, buffer, rows * pitch - pitch - batch)
-                _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch))
-            elif pool == 2:
-                for r in range(height):
-                    for i in range(0, width, batch):
-                        largest(x + 4 * (2 * r * pitch + 2 * i), batch, pitch, buffer + 4 * (r * width + i), batch)
+                _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), plain,
+                              np.uint64(stride))
+            elif pool > 1 or pitch != stride:
+                _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch),
+                      np.uint64(pool), plain, np.uint64(stride))
+            end = (height - 1) * stride + width
+            if pool == 1 and pitch == stride:       # whole registers, unless they would reach beyond the last sums
+                _activate(f, x, a, b, ready, min(-(-end // LANES) * LANES, flat.size - o * size))
             else:
-                _pool(sums.reshape(-1), np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count),
-                      np.uint64(batch), np.uint64(pool), line)
-            if short:
-                _activate(f, buffer, a, b, buffer, height * width)
-                f, a, b = PLAIN, np.float32(1), np.float32(0)
-        for r in range(height):
-            _activate(f, source + 4 * r * step, a, b, y + 4 * r * stride, width)
-        if height > 0:
-            for i in range(1, len(places)):     # with the padding between the rows, which is zero in each place
-                other = y + 4 * (np.intp(places[i]) - np.intp(places[0]))
-                activate((), y, np.float32(1), np.float32(0), other, (height - 1) * stride + width)
+                _activate(f, ready, a, b, ready, -(-end // LANES) * LANES)
+            for r in range(height - 1):
+                for j in range(r * stride + width, (r + 1) * stride):
+                    plain[j] = 0
+            for place in places:        # the padding between the rows is zero there, too
+                activate((), ready, one, zero, y + 4 * np.intp(place), end)
+        else:
+            y += 4 * np.intp(places[0])
+            for r in range(height):
+                source = x + 4 * r * pool * pitch
+                if pool == 2:
+                    for i in range(0, width, batch):
+                        largest(source + 8 * i, batch, pitch, buffer + 4 * i, batch)
+                    source = buffer
+                elif pool > 1:
+                    _pool(flat, np.uint64(o * size + r * pool * pitch), np.uint64(pool), np.uint64(pitch), np.uint64(count),
+                          np.uint64(batch), np.uint64(pool), line, np.uint64(0))
+                    source = buffer
+                _activate(f, source, a, b, y + 4 * r * stride, width)
+
+
+@jit()
+def _room(size, rows, stride, pool):
+    """Memory for `_finish`: the largest numbers at all places, and the rows as they will be stored."""
+    return np.empty(size, np.float32), np.zeros(rows // pool * stride + LANES, np.float32)
 
 
 @jit()
@@ -166,8 +182,8 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
                 v = np.float32(0)
             out[place + o] = v
         return
-    line = np.empty(sums.shape[1], np.float32)
-    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, out, 0, plane, stride, places)
+    line, plain = _room(sums.shape[1], rows, stride, ending[0])
+    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, 0, plane, stride, places)
 
 
 @jit()
@@ -190,7 +206,7 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
     groups = len(sums) // block
     blocks = (len(segments) - 1) // groups
     pool, size, flat = ending[0], rows * pitch, sums.reshape(-1)
-    line = np.empty(size, np.float32)
+    line, plain = _room(size, max(whole, rows), stride, pool)
     for band in range(bands):
         for i in range((length + width - 1) // width):
             t = min(i * width, length - width)
@@ -209,7 +225,7 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
                                               target + 4 * (h * pitch + j), pitch, size)
             if whole:
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
-                        last * block, line, out, i * (whole // pool) * stride, plane, stride, places)
+                        last * block, line, plain, out, i * (whole // pool) * stride, plane, stride, places)
             else:
-                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line, out,
+                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line, plain, out,
                         band * (rows // pool) * stride + t // pool, plane, stride, places)

@@ -117,6 +117,9 @@ class DirectLayer:
         # the padded planes; in whole planes the padding at the right of a row is that at the left of the next one
         right = max((wo - 1) * sx + (kw - 1) * dx + 1 - px - width, 0)
         columns = width + (max(px, right) if whole else px + right)
+        if whole:       # rows that begin on whole registers have fewer shifts of the taps; for that, a little more padding
+            wider = next(n for n in range(columns, columns + LANES) if n * batch % LANES == 0)
+            columns = wider if wider <= 1.15 * columns else columns
         self.phase = -(-columns // sx)      # where sx > 1 a row is split into sx phases of columns, each contiguous
         self.row = self.phase * sx * batch
         self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
