@@ -130,12 +130,16 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
                 largest(x, batch, pitch, buffer, rows * pitch - pitch - batch)
                 _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), plain,
                               np.uint64(stride))
-            elif pool > 1 or pitch != stride:
+            elif pool > 1:
                 _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch),
                       np.uint64(pool), plain, np.uint64(stride))
             end = (height - 1) * stride + width
             if pool == 1 and pitch == stride:       # whole registers, unless they would reach beyond the last sums
                 _activate(f, x, a, b, ready, min(-(-end // LANES) * LANES, flat.size - o * size))
+            elif pool == 1:
+                _activate(f, x, a, b, x, min(-(-rows * pitch // LANES) * LANES, size))
+                for r in range(height):
+                    activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
             else:
                 _activate(f, ready, a, b, ready, -(-end // LANES) * LANES)
             for r in range(height - 1):

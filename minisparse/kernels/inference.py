@@ -21,8 +21,9 @@ L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 COPIES = 6              # shifted copies of an input at most
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and of
-# a matrix with a vector; cycles to copy a number to the column matrix, and to begin with a row
-DENSE_RATE, NARROW, VECTOR_RATE, COPY_CYCLES, COPY_BEGIN = 26, 150, 6, 0.5, 150
+# a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to begin with
+# a row
+DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
 
@@ -177,8 +178,10 @@ class DirectLayer:
 
     @staticmethod
     def _cycles(block, registers):
-        """Of a nonzero and a tile: two multiply-adds or two loads at a time, and something for the loop."""
-        return max(block * registers, registers + block + (block > 1)) / 2 + 1
+        """Of a nonzero and a tile, measured: each multiply-add takes a load, or four of them share one."""
+        if block == 1:
+            return 0.72 * registers + 0.8
+        return max(0.55 * block * registers, (registers + block + 1) / 2)
 
     @property
     def cycles(self):
@@ -267,7 +270,9 @@ class DenseLayer:
         self.multiplications = weight.size * self.width
         copied = 0 if self.product else weight[0].size * groups * self.width
         # narrow products wait for the memory of the weights, short copies for their begin
-        rate = DENSE_RATE * self.width / (self.width + NARROW) if self.width > 1 else VECTOR_RATE
+        rate = DENSE_RATE * self.width / (self.width + NARROW)
+        if self.width == 1:
+            rate = VECTOR_RATES[weight.nbytes > 2 * L2_BYTES]
         self.cycles = self.multiplications / rate + copied * (COPY_CYCLES + COPY_BEGIN / (width * self.batch))
 
     def prepare(self):
@@ -306,7 +311,7 @@ class VectorLayer:
     def __init__(self, weight, ending):
         self.weight, self.ending, self.out_shape = weight.reshape(len(weight), -1), ending, (len(weight), 1, 1, 1)
         self.multiplications = np.count_nonzero(weight)
-        self.cycles = 1.5 * self.multiplications + 10 * len(weight)
+        self.cycles = 1.25 * self.multiplications + 5 * len(weight)
 
     def prepare(self):
         row, column = np.nonzero(self.weight)
