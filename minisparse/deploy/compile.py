@@ -19,10 +19,10 @@ def compile(model, input_shape, info=None, threads=None):
     steps, x, expected = trace(model, input_shape)
     engine = Engine(_fold(steps), input_shape, info, threads)
     found = engine.plain(x)
-    if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, TOLERANCE * abs(expected).max(initial=0),
-                                                        equal_nan=True):
-        raise ValueError("compile: the model does more than operations on tensors (choices by their values, or arithmetic "
-                         "on .data): its outputs are not those of the recorded steps")
+    tolerance = TOLERANCE * abs(expected).max(initial=0)
+    if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, tolerance, equal_nan=True):
+        raise ValueError("compile: the model does more than operations on tensors (choices by their values, or "
+                         "arithmetic on .data): its outputs are not those of the recorded steps")
     return engine
 
 

@@ -81,8 +81,8 @@ class Engine:
     """A compiled model. engine(images (N, C, H, W) float32) -> scores (N, classes).
 
     steps: in the order of their computation, the result is that of the last one; info: plain values to keep with the
-    model (classes, mean, std, ...); threads: at most so many. Several threads may call one engine at the same time; its
-    results are the same bits in every call.
+    model (classes, mean, std, ...); threads: at most so many of the worker threads. Several threads may call one engine
+    at the same time; its results are the same bits in every call.
     """
 
     def __init__(self, steps, input_shape, info=None, threads=None):
@@ -191,7 +191,7 @@ class Engine:
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  " + "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in
                                   enumerate(zip(row, widths))).rstrip() for row in rows]
-        head = f"Engine({'x'.join(map(str, self.input_shape))}, batch {batch}: multiply-adds of one image, bytes of nonzeros"
+        head = f"Engine({'x'.join(map(str, self.input_shape))}, batch {batch}: multiply-adds of an image, bytes of nonzeros"
         return "\n".join([head, *lines, ")"])
 
     def save(self, path, values="float32"):

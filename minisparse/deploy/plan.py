@@ -40,7 +40,8 @@ class Layer:
     def ending(self, bias):
         scale, shift = np.ones_like(bias), bias
         if self.affine:
-            scale, shift = self.affine.arrays["scale"], self.affine.arrays["shift"] + self.affine.arrays["scale"] * bias
+            scale = self.affine.arrays["scale"]
+            shift = self.affine.arrays["shift"] + scale * bias
         activation = getattr(load("direct"), ACTIVATIONS.get(self.activation, "PLAIN"))
         return Ending(scale, shift, self.pool, activation, self.early)
 
@@ -99,8 +100,8 @@ def kernel(layer, steps, shapes, batch):
 class Plan:
     """Run an engine's steps on batches of one size. Not for several threads at a time.
 
-    kernels: `kernel` of each layer, prepared; shapes: of the values without the batch: of each step's result, and at the
-    end of the engine's input (number -1).
+    kernels: `kernel` of each layer, prepared; shapes: of the values without the batch: of each step's result, and at
+    the end of the engine's input (number -1).
     """
 
     def __init__(self, steps, layers, kernels, shapes, batch):
@@ -125,7 +126,8 @@ class Plan:
                     self.work.append(found.bind(sources[0], out))
                 else:
                     inputs = [x.view.reshape(*shapes[j], batch) for x, j in zip(sources, layer.inputs)]
-                    outputs = [view if len(shapes[end]) == 3 else view.reshape(*shapes[end], batch) for view in out.views]
+                    outputs = [view if len(shapes[end]) == 3 else view.reshape(*shapes[end], batch)
+                               for view in out.views]
                     self.work.append(functools.partial(_single, steps[end], inputs, outputs))
         self.input, self.output, self.shape = values[-1].views, values[len(steps) - 1].view, shapes[len(steps) - 1]
 

@@ -12,7 +12,8 @@ from ..tensor import Tensor, no_grad, recording
 from .engine import ARRAYS, OPERATORS, Step, check_shape
 
 # what a constant c makes of an operator of two tensors: (scale, shift); and where c comes first
-WITH_CONSTANT = {"add": lambda c: (1, c), "sub": lambda c: (1, -c), "mul": lambda c: (c, 0), "div": lambda c: (1 / c, 0)}
+WITH_CONSTANT = {"add": lambda c: (1, c), "sub": lambda c: (1, -c), "mul": lambda c: (c, 0),
+                 "div": lambda c: (1 / c, 0)}
 CONSTANT_FIRST = {"add": lambda c: (1, c), "sub": lambda c: (-1, c), "mul": lambda c: (c, 0)}
 ROWS = 2        # images in the run that is recorded: 1 would hide which dimension is the batch
 
@@ -83,8 +84,8 @@ class _Recorder:
         where = ""
         if self.module is not None:
             # of a module with others inside, the first line tells which it is
-            name, line = ".".join(filter(None, ["model", self.names.get(self.module)])), repr(self.module).split("\n")[0]
-            where = f" in {name}, {line.removesuffix('(')}"
+            name = ".".join(filter(None, ["model", self.names.get(self.module)]))
+            where = f" in {name}, {repr(self.module).splitlines()[0].removesuffix('(')}"
         raise TypeError(f"compile: cannot take the operation {self.name}{where}{why}")
 
     # --- the step of an operation -----------------------------------------------------------------------------

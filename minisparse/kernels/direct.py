@@ -20,8 +20,8 @@ ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed 
 def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
     """out[o, y, t] = bias[o] + sum over the nonzeros k of o of value[k] x[y stride + offset[k] + t], first <= o < last.
 
-    x: the padded copy, flat; out: (O, Ho, L) with L >= T; segments (blocks O + 1,): int64; offset: int32. The last tile of a
-    row overlaps the one before it where T does not divide L. Cost: T / LANES multiply-adds a nonzero and tile.
+    x: the padded copy, flat; out: (O, Ho, L) with L >= T; segments (blocks O + 1,): int64; offset: int32. The last tile
+    of a row overlaps the one before it where T does not divide L. Cost: T / LANES multiply-adds a nonzero and tile.
     """
     outputs, height, length = out.shape
     width = LANES * len(tile)
@@ -106,7 +106,8 @@ def _every_second(line, rows, pitch, count, batch, out, stride):
 
 
 @jit()
-def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, at, plane, stride, places):
+def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, at, plane, stride,
+            places):
     """finish_layer, and `at` added to the places. line, plain: to work in, see `_room`.
 
     Addresses in place of arrays spare the counting of references.
@@ -131,8 +132,8 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
                 _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), plain,
                               np.uint64(stride))
             elif pool > 1:
-                _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch),
-                      np.uint64(pool), plain, np.uint64(stride))
+                _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count),
+                      np.uint64(batch), np.uint64(pool), plain, np.uint64(stride))
             end = (height - 1) * stride + width
             if pool == 1 and pitch == stride:       # whole registers, unless they would reach beyond the last sums
                 _activate(f, x, a, b, ready, min(-(-end // LANES) * LANES, flat.size - o * size))
@@ -156,8 +157,8 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
                         largest(source + 8 * i, batch, pitch, buffer + 4 * i, batch)
                     source = buffer
                 elif pool > 1:
-                    _pool(flat, np.uint64(o * size + r * pool * pitch), np.uint64(pool), np.uint64(pitch), np.uint64(count),
-                          np.uint64(batch), np.uint64(pool), line, np.uint64(0))
+                    _pool(flat, np.uint64(o * size + r * pool * pitch), np.uint64(pool), np.uint64(pitch),
+                          np.uint64(count), np.uint64(batch), np.uint64(pool), line, np.uint64(0))
                     source = buffer
                 _activate(f, source, a, b, y + 4 * r * stride, width)
 
@@ -172,9 +173,9 @@ def _room(size, rows, stride, pool):
 def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, places):
     """out[place + o plane + y stride + j] = what the layer makes of sums[o, y pitch + j], for first <= o < last.
 
-    ending: (pool, early, activation). Sums are scaled and shifted, activated, and the largest of each pool x pool pixels
-    of `batch` numbers is kept; pooling comes first unless `early`. Each row has `count` numbers of sense, a multiple of
-    pool batch. out: flat; places: uint64, the copies of the output that the next layer wants. The sums are lost.
+    ending: (pool, early, activation). Sums are scaled and shifted, activated, and the largest of each pool x pool
+    pixels of `batch` numbers is kept; pooling comes first unless `early`. Each row has `count` numbers of sense, a
+    multiple of pool batch. out: flat; places: uint64, the copies of the output that the next layer wants. The sums are lost.
     """
     if sums.shape[1] == plane == 1:      # a vector: the numbers of all outputs side by side
         place = np.intp(places[0])
@@ -187,7 +188,8 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
             out[place + o] = v
         return
     line, plain = _room(sums.shape[1], rows, stride, ending[0])
-    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, 0, plane, stride, places)
+    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, 0, plane, stride,
+            places)
 
 
 @jit()
@@ -197,13 +199,13 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
 
     sums[o, h pitch + j] = sum over the nonzeros k of o of value[k] x[(band rows + h) step + t + offset[k] + j]
 
-    for the tiles (band, t) of `walk` = (bands, rows, step, length, width, pitch, whole, row, total, count): `bands` times
-    `rows` rows of `length` numbers, in tiles of `width` numbers; the last one overlaps the one before it. pitch >= width:
-    a row of a tile, filled up to whole registers. Where `whole` is not 0, length is that of a plane, whose `total` rows
-    begin `row` numbers apart, and a tile is so many of these rows. count: see `finish_layer`.
+    for the tiles (band, t) of `walk` = (bands, rows, step, length, width, pitch, whole, row, total, count): `bands`
+    times `rows` rows of `length` numbers, in tiles of `width` numbers; the last one overlaps the one before it.
+    pitch >= width: a row of a tile, filled up to whole registers. Where `whole` is not 0, length is that of a plane,
+    whose `total` rows begin `row` numbers apart, and a tile is so many of these rows. count: see `finish_layer`.
 
-    x, out: flat; tile: nested tuples (B, H, R) and stream: the nonzeros, see tile.accumulate_stream; segments: of groups
-    of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
+    x, out: flat; tile: nested tuples (B, H, R) and stream: the nonzeros, see tile.accumulate_stream; segments: of
+    groups of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
     """
     bands, rows, step, length, width, pitch, whole, row, total, count = walk
     block, height, registers = len(tile), len(tile[0]), LANES * len(tile[0][0])
@@ -231,5 +233,5 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
                         last * block, line, plain, out, i * (whole // pool) * stride, plane, stride, places)
             else:
-                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line, plain, out,
-                        band * (rows // pool) * stride + t // pool, plane, stride, places)
+                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line,
+                        plain, out, band * (rows // pool) * stride + t // pool, plane, stride, places)

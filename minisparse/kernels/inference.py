@@ -1,11 +1,11 @@
-"""A layer of an inference model: a convolution with the pooling and activation that follow it, for one shape of input.
+"""A layer of an inference model: a convolution with the pooling and activation that follow it, for one input shape.
 
 Arrays as in sparse_conv.py, but inputs and outputs live in Images: planes with room for the zero padding that their
 reader wants, written by the layer before. A fully connected layer is the convolution of images of one pixel.
 
-With 16 images or more a run of numbers is a row of pixels times the batch. With fewer, it is a whole plane, pixels that
-fall on the padding between the rows included, and taps would begin at any place in a cache line, which costs half of the
-speed: the input is stored once for each place that occurs, shifted so that every tap is aligned.
+With 16 images or more a run of numbers is a row of pixels times the batch. With fewer, it is several rows or a whole
+plane, pixels that fall on the padding between the rows included, and taps would begin at any place in a cache line,
+which costs half of the speed: the input is stored once for each place that occurs, shifted so that every tap is aligned.
 """
 import copy
 import math
@@ -20,9 +20,9 @@ from .sparse_conv import _stride, taps
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 COPIES = 6              # shifted copies of an input at most
-# the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and of
-# a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to begin with
-# a row
+# the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
+# of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
+# begin with a row
 DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
@@ -91,9 +91,10 @@ def fits(geometry, shape):
         return False
     from .tile import LANES
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
-    numbers = shape[0] * (max(ho * sy, shape[1]) + kh * dy + py) * (max(wo * sx, shape[2]) + kw * dx + 2 * px) * shape[3]
+    channels, height, width, batch = shape
+    numbers = channels * (max(ho * sy, height) + kh * dy + py) * (max(wo * sx, width) + kw * dx + 2 * px + LANES) * batch
     # offsets have 32 bits
-    return (sy == sx == 1 or wo * shape[3] >= LANES) and numbers * COPIES < 1 << 31
+    return (sy == sx == 1 or wo * batch >= LANES) and numbers * COPIES < 1 << 31
 
 
 class DirectLayer:
@@ -118,7 +119,7 @@ class DirectLayer:
         # the padded planes; in whole planes the padding at the right of a row is that at the left of the next one
         right = max((wo - 1) * sx + (kw - 1) * dx + 1 - px - width, 0)
         columns = width + (max(px, right) if whole else px + right)
-        if whole:       # rows that begin on whole registers have fewer shifts of the taps; for that, a little more padding
+        if whole:       # rows of whole registers have fewer shifts of the taps: they are worth a little more padding
             wider = next(n for n in range(columns, columns + LANES) if n * batch % LANES == 0)
             columns = wider if wider <= 1.15 * columns else columns
         self.phase = -(-columns // sx)      # where sx > 1 a row is split into sx phases of columns, each contiguous
@@ -157,14 +158,15 @@ class DirectLayer:
             excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
                 tiles = -(-length // wide) * (rows // lines) * -(-wide // (registers * LANES))
-                options.append((excess, tiles * self._cycles(block, lines * registers), parts, registers, wide, reach))
+                cycles = tiles * self._cycles(block, lines * registers)
+                options.append((excess, cycles, parts, registers, wide, reach))
         _, self._per_nonzero, parts, registers, wide, reach = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
         pitch = -(-wide // (registers * LANES)) * registers * LANES
         self.bands = 1 if whole else ho // rows
         length = -(-length // wide) * wide if whole else length
-        self.walk = (self.bands, rows, sy * self.row, length, wide, pitch, wide // self.row if whole else 0, self.row, ho,
-                     wo * batch if whole else wide)
+        self.walk = (self.bands, rows, sy * self.row, length, wide, pitch,
+                     *((wide // self.row, self.row, ho, wo * batch) if whole else (0, 0, 0, wide)))
         end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
         self.tail = max(0, end + length - wide + pitch - len(self.shifts) * channels * self.plane)
 
@@ -296,8 +298,8 @@ class DenseLayer:
             def work(first, last):
                 if self.product:
                     np.matmul(matrix[first:last], columns, out=sums[first:last])
-                self.finish(sums, height, row, count, self.batch, ending.code, ending.scale, ending.shift, first, last,
-                            out.flat, out.plane, out.row, out.places)
+                self.finish(sums, height, row, count, self.batch, ending.code, ending.scale, ending.shift, first,
+                            last, out.flat, out.plane, out.row, out.places)
             parallel(work, outputs, limit)
         return run
 

@@ -116,8 +116,8 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
     """out[b, h, j] += sum over first <= k < last of value[k, b] x[offset[k] + h row + j], for (b, h, j) in a tile.
 
     tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs. stream: address of the
-    nonzeros, for each its offset (int32) and then its B values. x, out: addresses of float32 numbers; out[b, h] begins at
-    out + b block + h pitch.
+    nonzeros, for each its offset (int32) and then its B values. x, out: addresses of float32 numbers; out[b, h] begins
+    at out + b block + h pitch.
     """
     blocks, rows, registers = tile.count, tile.dtype.count, tile.dtype.dtype.count
     places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
@@ -207,8 +207,8 @@ def dots(typing_context, tile, x, offset, g, first, last, out):
 
 
 # --- what follows a convolution: passes over memory as wide as the registers -----------------------------------
-# They are written out since the compiler's own vectors are half as wide on some processors. x, out: addresses, which may
-# be the same; count: in numbers.
+# They are written out since the compiler's own vectors are half as wide on some processors. x, out: addresses, which
+# may be the same; count: in numbers.
 def _constant(kind, number):
     return ir.Constant(kind, [number] * LANES if kind == vector else number)
 
