@@ -122,7 +122,7 @@ def table(results, detail=1):
     rows += [Row("Training time"), times("whole", *whole, ARTICLE["training"]),
              times("median epoch", *map(np.median, epochs)),
              Row("shortest to longest", *(f"{min(t):.1f} to {max(t):.1f} s" for t in epochs),
-                 "a wide range: a busy machine")]
+                 "the first one compiles")]
     for name, key in ("waited for data", "data_waited"), ("CPU of the data thread", "data_worked"):
         cells = [f"{seconds(x)}, {percent(x / t)}" for x, t in zip(both(results, "training", key), whole)]
         rows.append(Row(name, *cells, "of the training time"))
@@ -137,8 +137,7 @@ def table(results, detail=1):
     whole = results["nets"]["dense"]["file_bytes"]["float32"]
     for values in results["nets"]["dense"]["file_bytes"]:
         dense, sparse = both(results, "file_bytes", values)
-        ratio = f"{sparse / dense:.2f} of the size" + (f", {sparse / whole:.2f} of dense float32"
-                                                       if values != "float32" else "")
+        ratio = f"{sparse / whole:.2f} of " + ("the size" if values == "float32" else "dense float32")
         rows.append(Row(f"{values} values", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"]))
     rows.append(shares("accuracy from the int8 file", *both(results, "int8_accuracy")))
 

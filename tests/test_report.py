@@ -103,7 +103,7 @@ def test_figures(written):
     assert row(results, "batch 1, per call")[1:4] == ("4 ms", "2 ms", "2.00x faster")
     assert row(results, "batch 64, images/s")[1:3] == ("800", "1,600")
     assert row(results, "float32 values")[1:] == ("1,000,000", "480,000", "0.48 of the size", "30 % of the size")
-    assert row(results, "int8 values")[1:4] == ("250,000", "120,000", "0.48 of the size, 0.12 of dense float32")
+    assert row(results, "int8 values")[1:4] == ("250,000", "120,000", "0.12 of dense float32")
     assert row(results, "conv layers")[1:4] == ("0.0 %", "50.0 %", "+50.0 points")
     assert row(results, "all of these")[2] == "58.3 %"                      # (2000 + 1500) / 6000
     for figure in ("93.0 %", "92.4 %", "1.20x faster", "480,000", "58.3 %", "photos, 300 images"):
