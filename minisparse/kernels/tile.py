@@ -174,6 +174,24 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
 
 
 @intrinsic
+def prefetch(typing_context, address, count):
+    """Ask for `count` bytes of memory from `address` on, which may lie beyond an array: nothing is read in earnest."""
+    def generate(context, builder, signature, arguments):
+        address, count = arguments
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+
+        def line(k, _):
+            at = builder.inttoptr(builder.add(address, builder.mul(k, ir.Constant(i64, 64))), pointer)
+            builder.call(ask, [at, *(ir.Constant(i32, n) for n in (0, 2, 1))])      # to read, second cache, data
+            return []
+        _loop(builder, ir.Constant(i64, 0), builder.sdiv(count, ir.Constant(i64, 64)), [], line)
+        return context.get_dummy_value()
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
 def dots(typing_context, tile, x, offset, g, first, last, out):
     """out[k] += sum over j in a tile of g[j] x[offset[k] + j], for first <= k < last: the transpose of accumulate.
 
