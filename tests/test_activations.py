@@ -264,3 +264,11 @@ def test_activations_are_methods_and_functions_of_the_package():
         expected = getattr(activations, name)(x).data
         np.testing.assert_array_equal(getattr(minisparse, name)(x).data, expected)
         np.testing.assert_array_equal(getattr(x, name)().data, expected)
+
+
+def test_gelu_makes_no_subnormal_numbers():
+    x = np.linspace(-40, 40, 100_001, dtype=np.float32)
+    y = gelu(Tensor(x)).numpy()
+    tiny = np.finfo(np.float32).tiny
+    assert not ((y != 0) & (np.abs(y) < tiny)).any()
+    assert (y[x < -20] == 0).all() and (y[x < -5] <= 0).all()
