@@ -114,6 +114,9 @@ def table(results, detail=1):
                  shares("overall", *both(results, *path, "accuracy"),
                         ARTICLE["accuracy"] if path == ["test"] else ""),
                  shares(mean, *both(results, *path, "mean"))]
+        if path == ["test"]:
+            rows += [shares("overall, one look", *both(results, "one_look")),
+                     shares("overall, one look, int8 file", *both(results, "int8_accuracy"))]
         if detail > (path != ["test"]):
             rows += [shares(c, *both(results, *path, "per_class", c)) for c in present]
 
@@ -139,7 +142,6 @@ def table(results, detail=1):
         dense, sparse = both(results, "file_bytes", values)
         ratio = f"{sparse / whole:.2f} of " + ("the size" if values == "float32" else "dense float32")
         rows.append(Row(f"{values} values", f"{dense:,}", f"{sparse:,}", ratio, ARTICLE["file"]))
-    rows.append(shares("accuracy from the int8 file", *both(results, "int8_accuracy")))
 
     layers, sums = zero_counts(results)
     rows.append(Row("Zeros"))
@@ -165,8 +167,10 @@ def as_markdown(rows):
 
 def findings(results):
     """Where the sparse net is worse or slower, where better, and where nobody can tell."""
-    found = [accuracy_finding(name, f"{title} ({n} images)", *both(results, *path, "accuracy"), n)
-             for name, title, path, n in image_sets(results)]
+    found = [Finding("looks", "", "Accuracies are those of two looks at each image, as it is and mirrored, whose scores "
+                     "are averaged, except where the table says one look.")]
+    found += [accuracy_finding(name, f"{title} ({n} images)", *both(results, *path, "accuracy"), n)
+              for name, title, path, n in image_sets(results)]
     for name, title, path, _ in image_sets(results):
         pairs = {c: both(results, *path, "per_class", c) for c in present_classes(results, path)}
         by_gain = sorted(pairs, key=lambda c: pairs[c][1] - pairs[c][0])

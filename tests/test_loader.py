@@ -98,6 +98,17 @@ def test_rotation_against_scipy():
     np.testing.assert_allclose(warped(images, maps), expected, atol=1e-3)
 
 
+def test_zoom_is_about_the_centre_and_up_to_its_factor_each_way():
+    maps = Augment(shift=0, flip=False, zoom=1.5).maps(np.random.default_rng(0), np.ones(3000, bool), 9, 17)
+    centre = maps @ np.array([4, 8, 1], np.float32)
+    np.testing.assert_allclose(centre, np.broadcast_to([4, 8], centre.shape), atol=1e-5)
+    factor = maps[:, 0, 0]
+    np.testing.assert_array_equal(factor, maps[:, 1, 1])
+    assert not maps[:, 0, 1].any() and not maps[:, 1, 0].any()
+    assert 1 / 1.5 <= factor.min() < 0.68 and 1.49 < factor.max() <= 1.5 + 1e-6
+    assert abs(np.mean(factor > 1) - 0.5) < 0.03
+
+
 def test_cutout_covers_one_square():
     out = np.ones((2, 9, 11, 500), dtype=np.float32)
     Augment(cutout=4).cover(np.random.default_rng(0), out)
@@ -245,7 +256,8 @@ def test_bad_arguments(change, message):
         Loader(**good | {"mean": 0, "std": 1} | change)
 
 
-@pytest.mark.parametrize("options", [{"shift": -1}, {"shift": 1.5}, {"rotate": np.nan}, {"cutout": "8"}])
+@pytest.mark.parametrize("options", [{"shift": -1}, {"shift": 1.5}, {"rotate": np.nan}, {"cutout": "8"}, {"zoom": 0.5},
+                                     {"zoom": np.nan}])
 def test_bad_augmentation(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} must be a"):

@@ -12,7 +12,7 @@ from minisparse.nn.module import Parameter
 from minisparse.nn.utils import clip_grad_norm_, clip_grad_value_
 from minisparse.optim import lr_scheduler
 from minisparse.serialize import load, save
-from minisparse.tensor import Tensor
+from minisparse.tensor import Tensor, no_grad
 
 SGD_OPTIONS = [dict(lr=0.05, momentum=momentum, dampening=dampening, weight_decay=decay, nesterov=nesterov,
                     maximize=maximize)
@@ -664,6 +664,79 @@ def test_a_group_added_after_the_schedule_and_a_foreign_state_are_errors():
     optimizer.add_param_group({"params": [Tensor(np.zeros(2))]})
     with pytest.raises(ValueError, match="made for 2 parameter groups, the optimizer has 3"):
         scheduler.step()
+
+
+# --- lookahead -------------------------------------------------------------------------------------------
+def lookahead_by_hand(theta, phi, grads, lr, k, alpha):
+    for t, g in enumerate(grads, start=1):
+        theta = theta - lr * g
+        if t % k == 0:
+            theta = phi = phi + alpha * (theta - phi)
+    return theta, phi
+
+
+def test_lookahead_is_algorithm_1():
+    rng = np.random.default_rng(0)
+    start, grads = rng.standard_normal((3, 4)), rng.standard_normal((7, 3, 4))
+    p = Parameter(start.copy())
+    lookahead = optim.Lookahead(optim.SGD([p], lr=0.1), k=3, alpha=0.3)
+    for g in grads:
+        p.grad = Tensor(g)
+        lookahead.step()
+    theta, phi = lookahead_by_hand(start, start, grads, 0.1, 3, 0.3)
+    np.testing.assert_allclose(p.data, theta, rtol=1e-12)
+    np.testing.assert_allclose(lookahead.slow[0], phi, rtol=1e-12)
+
+
+def test_lookahead_keeps_pruned_weights_at_zero_and_regrows_from_nothing():
+    p = Parameter(np.arange(1.0, 7.0))
+    lookahead = optim.Lookahead(optim.SGD([p], lr=0.0), k=2, alpha=0.5)
+    mask = np.array([1, 0, 1, 0, 1, 1], bool)
+    p.set_mask(mask)
+    for _ in range(4):
+        p.grad = Tensor(np.ones(6))
+        lookahead.step()
+        assert not p.data[~mask].any()
+    p.set_mask(None)
+    for _ in range(2):
+        p.grad = Tensor(np.ones(6))
+        lookahead.step()
+    assert not p.data[~mask].any() and p.data[mask].all()
+
+
+def test_a_resumed_lookahead_gives_the_same_bits(tmp_path):
+    def make():
+        p = Parameter(np.linspace(-1, 1, 5))
+        return p, optim.Lookahead(optim.SGD([p], lr=0.1, momentum=0.9), k=3, alpha=0.4)
+
+    def go(p, lookahead, steps):
+        for i in steps:
+            p.grad = Tensor(np.cos(p.data * i))
+            lookahead.step()
+    whole = make()
+    go(*whole, range(8))
+    first, second = make(), make()
+    go(*first, range(4))
+    save({"p": first[0].data, "lookahead": first[1].state_dict()}, tmp_path / "state")
+    state = load(tmp_path / "state")
+    with no_grad():
+        second[0].copy_(Tensor(np.asarray(getattr(state["p"], "data", state["p"]))))
+    second[1].load_state_dict(state["lookahead"])
+    go(*second, range(4, 8))
+    np.testing.assert_array_equal(second[0].data, whole[0].data)
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"alpha": 0.0}, {"alpha": 1.5}, {"alpha": float("nan")}])
+def test_bad_options_of_lookahead(options):
+    with pytest.raises(ValueError, match="Lookahead"):
+        optim.Lookahead(optim.SGD([Parameter(np.ones(2))], lr=0.1), **options)
+
+
+def test_a_lookahead_state_of_other_shapes_is_an_error():
+    one = optim.Lookahead(optim.SGD([Parameter(np.ones(2))], lr=0.1))
+    other = optim.Lookahead(optim.SGD([Parameter(np.ones(3))], lr=0.1))
+    with pytest.raises(ValueError, match="shapes"):
+        one.load_state_dict(other.state_dict())
 
 
 # --- clipping ------------------------------------------------------------------------------------------

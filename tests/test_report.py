@@ -37,7 +37,7 @@ def net(right, epoch_seconds, per_call, size, zeros):
                                       "per_class": {"cat": share - 0.1}}},
             "training": {"seconds": 3 * epoch_seconds, "data_waited": 0.3, "data_worked": 0.6},
             "inference": {"1": per_call, "64": 20 * per_call}, 
-            "file_bytes": {"float32": size, "float16": size // 2, "int8": size // 4}, "int8_accuracy": share,
+            "file_bytes": {"float32": size, "float16": size // 2, "int8": size // 4}, "one_look": share, "int8_accuracy": share,
             "layers": [{"name": name, "kind": kind, "shape": [n], "weights": n,
                         "zeros": round(n * zeros[kind])} for name, kind, n in layers]}
 

@@ -1,4 +1,4 @@
-"""Random views of photographs: shifted, mirrored, a little turned, partly covered."""
+"""Random views of photographs: shifted, mirrored, a little turned or zoomed, partly covered."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -15,16 +15,18 @@ class Augment:
         same way round in two epochs running, alternating shows every image both ways in every two epochs.
         It was better wherever flipping helped at all (Jordan, arXiv:2404.00498).
     rotate: up to this many degrees each way about the centre.
+    zoom: enlarged or reduced up to this many times, as often one as the other (log-uniform); 1 is off.
     cutout: side in pixels of a square set to the mean colour, its centre anywhere in the image
         (DeVries and Taylor, arXiv:1708.04552); 0 is off.
 
-    Shifts and flips copy pixels exactly; only a rotation interpolates.
+    Shifts and flips copy pixels exactly; rotation and zoom interpolate.
     """
 
     shift: int = 4
     flip: bool = True
     rotate: float = 0.0
     cutout: int = 0
+    zoom: float = 1.0
 
     def __post_init__(self):
         for name, kind in ("shift", Integral), ("rotate", Real), ("cutout", Integral):
@@ -32,6 +34,8 @@ class Augment:
             if not isinstance(value, kind) or not 0 <= value < np.inf:
                 kind = "whole number" if kind is Integral else "number"
                 raise ValueError(f"Augment: {name} must be a {kind} >= 0, found {value!r}")
+        if not isinstance(self.zoom, Real) or not 1 <= self.zoom < np.inf:
+            raise ValueError(f"Augment: zoom must be a number >= 1, found {self.zoom!r}")
 
     def maps(self, rng, mirrored, height, width):
         """Where the pixels of each new image come from: (B, 2, 3) float32, source (y, x) = map @ (y, x, 1).
@@ -43,8 +47,10 @@ class Augment:
         way = np.where(mirrored & self.flip, -1.0, 1.0)
         turn = np.array([[np.cos(angle), -np.sin(angle) * way], [np.sin(angle), np.cos(angle) * way]])
         turn = turn.transpose(2, 0, 1)
+        if self.zoom > 1:
+            turn = turn * self.zoom ** rng.uniform(-1, 1, (len(mirrored), 1, 1))
         centre = np.array([height - 1, width - 1]) / 2
-        start = centre - turn @ centre + shift  # turn about the centre, then shift
+        start = centre - turn @ centre + shift  # turn and zoom about the centre, then shift
         return np.concatenate([turn, start[:, :, None]], axis=2).astype(np.float32)
 
     def cover(self, rng, out):

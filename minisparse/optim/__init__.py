@@ -2,6 +2,7 @@
 from ..ops import LeftOut
 from . import lr_scheduler
 from .adam import Adam, AdamW
+from .lookahead import Lookahead
 from .optimizer import Optimizer
 from .proximal import ProximalAdam, ProximalSGD
 from .sgd import SGD
@@ -11,4 +12,4 @@ def __getattr__(name):
     raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Adam", "AdamW", "Optimizer", "ProximalAdam", "ProximalSGD", "SGD", "lr_scheduler"]
+__all__ = ["Adam", "AdamW", "Lookahead", "Optimizer", "ProximalAdam", "ProximalSGD", "SGD", "lr_scheduler"]

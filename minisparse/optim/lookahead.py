@@ -1,0 +1,51 @@
+"""Lookahead (Zhang, Lucas, Hinton and Ba, arXiv:1907.08610): k steps forward, one step back."""
+import numpy as np
+
+from ..tensor import no_grad
+
+
+class Lookahead:
+    """Algorithm 1 of the paper around another optimizer, in its symbols (slow weights phi, fast weights theta):
+
+        every k-th step:   phi += alpha (theta - phi),   theta = phi
+
+    The slow weights are a moving average of the fast ones, and the fast ones go on from there. alpha 1 averages
+    nothing. It may change during training, as `lookahead.alpha = ...`: from 1 to a small number it averages more as
+    the steps get smaller (Jordan, arXiv:2404.00498, section 3.4). A weight that is pruned is 0 in both.
+    Gradients, learning rates and zero_grad stay with the optimizer.
+    """
+
+    def __init__(self, optimizer, k=5, alpha=0.5):
+        if k < 1 or not 0 < alpha <= 1:
+            raise ValueError(f"Lookahead: k must be at least 1 and alpha in (0, 1], got k={k}, alpha={alpha}")
+        self.optimizer, self.k, self.alpha = optimizer, k, alpha
+        self.steps = 0
+        self.slow = [p.data.copy() for p in self._fast()]
+
+    def _fast(self):
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @no_grad()
+    def step(self):
+        """A step of the optimizer; after every k-th one the average."""
+        self.optimizer.step()
+        self.steps += 1
+        if self.steps % self.k:
+            return
+        for phi, theta in zip(self.slow, self._fast()):
+            phi += self.alpha * (theta.data - phi)
+            mask = getattr(theta, "mask", None)
+            if mask is not None:
+                np.copyto(phi, 0, where=~mask)
+            theta.copy_(phi)
+
+    def state_dict(self):
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "slow": self.slow}
+
+    def load_state_dict(self, state_dict):
+        """Take over state (copied). ValueError if it does not fit."""
+        slow = [np.array(getattr(value, "data", value)) for value in state_dict["slow"]]
+        if [value.shape for value in slow] != [phi.shape for phi in self.slow]:
+            raise ValueError("Lookahead.load_state_dict: the slow weights have other shapes than the parameters")
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.slow, self.steps = slow, state_dict["steps"]
