@@ -12,6 +12,10 @@ from .kernels.memory import batch_first, batch_last
 from .kernels.pool import parallel
 from .tensor import Tensor
 
+ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole cache lines
+WORTH = 0.75            # the largest share of kept weights at which a training step gains
+WORTH_UNALIGNED = 0.5   # the same where each load crosses two cache lines
+
 
 def pair(value, name):
     """An int or two ints -> (vertical, horizontal)."""
@@ -65,6 +69,22 @@ def conv_geometry(images, kernel, stride, padding, dilation):
     return _geometry("conv2d", images, kernel, stride, padding, dilation)
 
 
+def masked_conv(weight, geometry, shape, groups):
+    """The MaskedConv of a weight for inputs of this shape, made when first asked for; None where dense is faster.
+
+    weight: a Tensor; a Parameter with a mask keeps what is made here in `plans` until its mask changes.
+    """
+    mask = getattr(weight, "mask", None)
+    if mask is None or groups != 1 or not sparse_conv.fits(geometry, shape, weight.dtype):
+        return None
+    shortest = min(geometry[-1], shape[2]) * shape[3]       # row, of output or input; in short ones padding prevails
+    worth = WORTH_UNALIGNED if shape[3] % ALIGNED else WORTH
+    if shortest < ALIGNED or np.count_nonzero(mask) > mask.size * worth:
+        return None
+    return sparse_conv.remembered(weight.plans, (geometry, shape),
+                                  lambda: sparse_conv.MaskedConv(mask, geometry, shape))
+
+
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlation of images x (N, C, H, W) with weight (O, C/groups, kh, kw), plus bias (O).
 
@@ -94,7 +114,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
     def outgoing(value):
         return batch_first(value)[0] if single else batch_first(value)
-    masked = sparse_conv.find(weight, geometry, xb.shape, groups)
+    masked = masked_conv(weight, geometry, xb.shape, groups)
     if masked is None:
         value = dense_conv.forward(xb, w, b, geometry, groups)
         edges = [(x, lambda g: outgoing(dense_conv.grad_input(incoming(g), w, xb.shape, geometry, groups))),

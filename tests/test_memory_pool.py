@@ -175,6 +175,18 @@ def test_split(count, parts):
     assert len(ranges) == min(count, parts) and max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+@pytest.mark.parametrize("costs", [[1, 1, 1, 1, 1, 1], [0, 0, 0, 9, 9, 9], [90, 1, 1, 1, 1], [0, 0, 0], [5], []])
+def test_split_by_cost(costs, parts):
+    ranges = split(len(costs), parts, np.cumsum(costs))
+    assert [i for start, stop in ranges for i in range(start, stop)] == list(range(len(costs)))
+    assert len(ranges) <= parts and all(start < stop for start, stop in ranges[1:])
+    shares = [sum(costs[start:stop]) for start, stop in ranges]
+    assert max(shares) <= sum(costs) / min(parts, len(costs) or 1) + max(costs, default=0)
+    if costs == [90, 1, 1, 1, 1] and parts > 1:
+        assert ranges[0] == (0, 1)
+
+
 def test_results_come_in_order(threads):
     def work(start, stop):
         threading.Event().wait(0.02 if start == 0 else 0)   # the first part is the last to end

@@ -16,7 +16,7 @@ from minisparse.kernels import have_numba
 if not have_numba():
     pytest.skip("compiled kernels need Numba", allow_module_level=True)
 from minisparse.kernels import csr, dense_conv, direct, memory, pool, reference, sparse_conv, tile  # noqa: E402
-from minisparse.kernels.sparse_conv import MaskedConv, Schedule  # noqa: E402
+from minisparse.kernels.sparse_conv import MaskedConv, DirectConv  # noqa: E402
 
 # (N, C, H, W), (O, C/groups, kh, kw), (sy, sx), (py, px), (dy, dx), groups, output size of padding="same"
 CASES = {
@@ -73,8 +73,8 @@ def convolutions(case, kept):
 
 
 def forward(x, weight, bias, geometry, groups):
-    """The convolution by a Schedule of the nonzeros."""
-    plan = Schedule(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
+    """The convolution by a DirectConv of the nonzeros."""
+    plan = DirectConv(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
     return plan.forward(plan.pad(x), weight.reshape(-1)[plan.index], bias)
 
 
@@ -115,8 +115,7 @@ def check_gradients(x, weight, bias, geometry, mask):
 
 
 @pytest.mark.parametrize("kept", ["half", "none", "all", "last output only"])
-@pytest.mark.parametrize("case", [case for case, (_, _, stride, _, _, groups, _) in CASES.items()
-                                  if (stride, groups) == ((1, 1), 1) and case != "more padding than kernel"])
+@pytest.mark.parametrize("case", [case for case, (*_, groups, _) in CASES.items() if groups == 1])
 def test_gradients_are_those_of_dense_convolution(case, kept, garbage):
     for x, weight, bias, geometry, _ in convolutions(case, kept):
         check_gradients(x, weight, bias, geometry, weight != 0)
@@ -135,9 +134,9 @@ def test_processors_with_other_numbers_of_registers(case, registers, monkeypatch
     for x, weight, bias, geometry, groups in convolutions(case, "half"):
         expected = dense_conv.forward(x, weight, bias, geometry, groups)
         np.testing.assert_allclose(forward(x, weight, bias, geometry, groups), expected, rtol=0, atol=8e-6)
-        if geometry[2:4] == (1, 1):
+        if groups == 1:
             plan = MaskedConv(weight != 0, geometry, x.shape)
-            assert len(plan.schedule.tile) <= registers
+            assert len(plan.direct.tile) <= registers
             check_gradients(x, weight, bias, geometry, weight != 0)
 
 
@@ -149,8 +148,7 @@ def test_a_processor_with_narrow_registers():
                "        expected = t.dense_conv.forward(x, weight, bias, geometry, groups)\n"
                "        found = t.forward(x, weight, bias, geometry, groups)\n"
                "        t.np.testing.assert_allclose(found, expected, rtol=0, atol=8e-6)\n"
-               "        if 'stride' not in case:\n"
-               "            t.check_gradients(x, weight, bias, geometry, weight != 0)\n")
+               "        t.check_gradients(x, weight, bias, geometry, weight != 0)\n")
     here = pathlib.Path(__file__).parent
     environment = dict(os.environ, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="",
                        PYTHONPATH=os.pathsep.join([str(here), *sys.path]))
@@ -161,7 +159,7 @@ def test_a_processor_with_narrow_registers():
 @pytest.mark.parametrize("case", CASES)
 def test_no_tap_reads_outside_of_the_padded_copy(case):
     for x, weight, _, geometry, groups in convolutions(case, "all"):
-        plan = Schedule(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
+        plan = DirectConv(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
         last = plan.offset.max() + (plan.runs - 1) * plan.step + plan.length
         assert plan.offset.min() >= 0 and last <= plan.pad(x).size
         # of its plane, too: what lies in the next one is finite only if that image is
@@ -183,7 +181,7 @@ def test_sparse_is_the_convolution_of_torch(case):
 @pytest.mark.parametrize("registers", [1, 2, 16])
 def test_direct_kernels_are_their_reference(case, registers):
     for x, weight, bias, geometry, groups in convolutions(case, "half"):
-        plan = Schedule(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
+        plan = DirectConv(sparse_conv.taps(weight != 0, groups), geometry, x.shape, len(weight))
         tiles = (0,) * min(registers, len(plan.tile))       # shorter tiles than the schedule's are right as well
         padded, value = plan.pad(x), weight.reshape(-1)[plan.index]
         g = np.random.default_rng(1).standard_normal((len(weight), plan.runs, plan.length), dtype=np.float32)
@@ -192,7 +190,8 @@ def test_direct_kernels_are_their_reference(case, registers):
             out, grad = np.full_like(g, np.nan), np.zeros_like(value)
             part = np.empty((len(weight), len(tiles) * tile.LANES), np.float32)
             for first, last in (0, 1), (1, len(weight)):
-                kernels.convolve(tiles, padded, plan.segments, plan.offset, value, bias, plan.step, first, last, out)
+                kernels.convolve(tiles, padded, plan.segments, plan.offset, value, bias, plan.step, first, last, part,
+                                 out)
                 kernels.convolve_grad_weight(tiles, padded, plan.segments, plan.offset, g, plan.step, first, last, part,
                                              grad)
             results.append((out, grad))
@@ -227,11 +226,19 @@ def test_taps_are_the_kept_weights_in_order():
     np.testing.assert_array_equal(taps.kx, [2, 0, 1])
 
 
+def test_threads_share_the_nonzeros_not_the_outputs():
+    kept = np.zeros((64, 8, 3, 3), bool)
+    kept[40:] = True
+    plan = DirectConv(sparse_conv.taps(kept), (3, 3, 1, 1, 1, 1, 1, 1, 8, 8), (8, 8, 8, 16), 64)
+    (_, half), _ = pool.split(64, 2, plan.costs)
+    assert 50 <= half <= 52
+
+
 def test_the_order_of_a_schedule():
     """Sorted by block of input channels, then by output; every nonzero once, in the segment of its output."""
     rng = np.random.default_rng(0)
     weight = np.where(rng.random((6, 70, 3, 3)) < .3, rng.standard_normal((6, 70, 3, 3)), 0)
-    plan = Schedule(sparse_conv.taps(weight != 0), (3, 3, 1, 1, 1, 1, 1, 1, 8, 8), (70, 8, 8, 64), 6)
+    plan = DirectConv(sparse_conv.taps(weight != 0), (3, 3, 1, 1, 1, 1, 1, 1, 8, 8), (70, 8, 8, 64), 6)
     np.testing.assert_array_equal(np.sort(plan.index), np.flatnonzero(weight))
     assert plan.segments[0] == 0 and plan.segments[-1] == len(plan.index)
     output, channel = plan.index // (70 * 9), plan.index // 9 % 70
@@ -277,15 +284,14 @@ def test_a_matrix_product_is_a_convolution_of_one_pixel(m, k, n, kept):
 @pytest.mark.parametrize("threads", [2, 3])
 def test_any_number_of_threads_gives_the_same_bits(threads, monkeypatch):
     def run(parts):
-        monkeypatch.setattr(sparse_conv, "parallel", lambda work, count, limit=None: [
-            work(*part) for part in pool.split(count, parts)])
+        monkeypatch.setattr(sparse_conv, "parallel", lambda work, count, limit=None, costs=None: [
+            work(*part) for part in pool.split(count, parts, costs)])
         out = []
         for case in "3x3", "3x3, batch 1", "stride 2":
             for x, weight, bias, geometry, groups in convolutions(case, "half"):
                 out.append(forward(x, weight, bias, geometry, groups))
-                if geometry[2:4] == (1, 1):
-                    plan = MaskedConv(weight != 0, geometry, x.shape)
-                    out += [plan.grad_weight(plan.pad(x), out[-1]), plan.grad_input(out[-1], weight)]
+                plan = MaskedConv(weight != 0, geometry, x.shape)
+                out += [plan.grad_weight(plan.pad(x), out[-1]), plan.grad_input(out[-1], weight)]
         return out
     for found, expected in zip(run(threads), run(1)):
         np.testing.assert_array_equal(found, expected)

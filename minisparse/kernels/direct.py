@@ -18,11 +18,12 @@ ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed 
 
 
 @jit()
-def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
+def convolve(tile, x, segments, offset, value, bias, stride, first, last, part, out):
     """out[o, y, t] = bias[o] + sum over the nonzeros k of o of value[k] x[y stride + offset[k] + t], first <= o < last.
 
-    x: the padded copy, flat; out: (O, Ho, L) with L >= T; segments (blocks O + 1,): int64; offset: int32. The last tile
-    of a row overlaps the one before it where T does not divide L. Cost: T / LANES multiply-adds a nonzero and tile.
+    x: the padded copy, flat; out: (O, Ho, L) with L >= T; segments (blocks O + 1,): int64; offset: int32; part:
+    (last - first, T), to work in. The last tile of a row overlaps the one before it where T does not divide L. Cost:
+    T / LANES multiply-adds a nonzero and tile.
     """
     outputs, height, length = out.shape
     width = LANES * len(tile)
@@ -31,14 +32,20 @@ def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
         for step in range((length + width - 1) // width):
             t = min(step * width, length - width)
             source = x.ctypes.data + 4 * (y * stride + t)
-            for o in range(first, last):
-                out[o, y, t:t + width] = bias[o]
+            for o in range(first, last):        # sums stand close together: rows of `out` lie on as many pages
+                row, start = part[o - first], bias[o]
+                for j in range(width):
+                    row[j] = start
             for b in range(blocks):
                 for o in range(first, last):
                     begin, end = segments[b * outputs + o], segments[b * outputs + o + 1]
                     if begin < end:
                         accumulate(tile, source, offset.ctypes.data, value.ctypes.data, begin, end,
-                                   out.ctypes.data + 4 * ((o * height + y) * length + t))
+                                   part.ctypes.data + 4 * width * (o - first))
+            for o in range(first, last):
+                row, target = part[o - first], out[o, y, t:t + width]
+                for j in range(width):
+                    target[j] = row[j]
 
 
 @jit()

@@ -170,7 +170,7 @@ class DirectLayer:
         end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
         self.tail = max(0, end + length - wide + pitch - len(self.shifts) * channels * self.plane)
 
-        # the order of the nonzeros, as in sparse_conv.Schedule
+        # the order of the nonzeros, as in sparse_conv.DirectConv
         self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
         self.kept = np.count_nonzero(self.pattern)
         self.multiplications = self.kept * block * ho * wo * batch

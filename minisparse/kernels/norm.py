@@ -15,16 +15,16 @@ def moments(x, mean, variance):
     for c in range(channels):
         total = 0.0
         for start in range(0, count, BLOCK):
-            part = x.dtype.type(0)
-            for v in x[c, start:start + BLOCK]:
-                part += v
+            part, xs = x.dtype.type(0), x[c, start:start + BLOCK]
+            for i in range(len(xs)):
+                part += xs[i]
             total += part
         center = x.dtype.type(total / count)
         squares = 0.0
         for start in range(0, count, BLOCK):
-            part = x.dtype.type(0)
-            for v in x[c, start:start + BLOCK]:
-                part += (v - center) * (v - center)
+            part, xs = x.dtype.type(0), x[c, start:start + BLOCK]
+            for i in range(len(xs)):
+                part += (xs[i] - center) * (xs[i] - center)
             squares += part
         mean[c] = center
         variance[c] = squares / count

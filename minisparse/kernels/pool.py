@@ -8,6 +8,8 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 _local = threading.local()
 _state = {"threads": None, "executor": None, "blas": None}
 
@@ -34,21 +36,28 @@ def _enter_worker():
     _local.worker = True
 
 
-def split(count, parts):
-    """range(count) in `parts` contiguous ranges [(start, stop), ...] of nearly equal length, none empty."""
+def split(count, parts, costs=None):
+    """range(count) in at most `parts` contiguous ranges [(start, stop), ...] of nearly equal cost, none empty.
+
+    costs: the running sum of what each of the `count` costs; None where all cost the same.
+    """
     parts = max(1, min(parts, count))
     edges = [count * i // parts for i in range(parts + 1)]
+    if costs is not None and count:
+        middles = costs - np.diff(costs, prepend=0) / 2         # each falls to the part where its middle lies
+        edges[1:-1] = np.searchsorted(middles, costs[-1] * np.arange(1, parts) / parts).tolist()
+        edges = sorted(set(edges))
     return list(zip(edges, edges[1:]))
 
 
-def parallel(work, count, limit=None):
+def parallel(work, count, limit=None, costs=None):
     """work(start, stop) over contiguous parts of range(count), one part a thread; the caller works too.
 
-    Returns the results in the order of the parts. limit: at most so many parts. Called from a worker it runs
-    there, serially.
+    Returns the results in the order of the parts. limit: at most so many parts; costs: see `split`. Called from a
+    worker it runs there, serially.
     """
     threads = get_num_threads()
-    parts = split(count, min(threads, limit or threads))
+    parts = split(count, min(threads, limit or threads), costs)
     if len(parts) == 1 or getattr(_local, "worker", False):
         return [work(start, stop) for start, stop in parts]
     others = [_state["executor"].submit(work, *part) for part in parts[1:]]

@@ -173,7 +173,7 @@ def _windows(x, offset, first, length):
     return np.lib.stride_tricks.sliding_window_view(x, length)[first + offset]
 
 
-def convolve(tile, x, segments, offset, value, bias, stride, first, last, out):
+def convolve(tile, x, segments, offset, value, bias, stride, first, last, part, out):
     """out[o, y, t] = bias[o] + sum over the nonzeros k of o of value[k] x[y stride + offset[k] + t], first <= o < last.
 
     Here: the whole row of every nonzero gathered, and one sum over those of an output; tile is of no consequence.

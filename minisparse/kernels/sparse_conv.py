@@ -7,30 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import have_numba, load, memory
+from . import dense_conv, have_numba, load, memory
 from .pool import parallel, threads
 
-L1_BYTES = 28 << 10     # of the first-level cache, for the rows of a block of input channels
-ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole cache lines
-WORTH = 0.75            # the largest share of kept weights at which a training step gains
-WORTH_UNALIGNED = 0.5   # the same where each load crosses two cache lines
-REMEMBERED = 4          # shapes of input (training, last batch, evaluation, ...) that schedules are kept for
-
-
-def find(weight, geometry, shape, groups):
-    """The MaskedConv of a weight for inputs of this shape, made when first asked for; None where dense is faster.
-
-    weight: a Tensor; a Parameter with a mask keeps what is made here in `plans` until its mask changes.
-    """
-    mask = getattr(weight, "mask", None)
-    if mask is None or groups != 1 or geometry[2:4] != (1, 1) or not fits(geometry, shape, weight.dtype):
-        return None
-    shortest = min(geometry[-1], shape[2]) * shape[3]       # row, of output or input; in short ones padding prevails
-    worth = WORTH_UNALIGNED if shape[3] % ALIGNED else WORTH
-    if (min(transposed(geometry, shape)[4:6]) < 0 or shortest < ALIGNED
-            or np.count_nonzero(mask) > mask.size * worth):
-        return None
-    return remembered(weight.plans, (geometry, shape), lambda: MaskedConv(mask, geometry, shape))
+L1_BYTES = 40 << 10     # of the first-level cache, for the rows of a block of input channels
+PADDING_BYTES = 1 << 19     # of the second-level cache: planes that are zeroed and then filled while they are there
+SEGMENT_COST = 2        # in nonzeros
+REMEMBERED = 4          # shapes of input (training, last batch, evaluation, ...) that plans are kept for
 
 
 def remembered(plans, key, make):
@@ -44,7 +27,7 @@ def remembered(plans, key, make):
 
 
 def fits(geometry, shape, dtype=np.float32):
-    """Whether a Schedule can do the convolution of inputs of this shape: else dense_conv has to.
+    """Whether a DirectConv can do the convolution of inputs of this shape: else dense_conv has to.
 
     It takes Numba, float32, offsets of 32 bits, and where a stride keeps rows apart, rows of outputs that fill a vector
     register.
@@ -85,8 +68,8 @@ def taps(kept, groups=1):
     return Taps(index, output, channel, ky, kx)
 
 
-class Schedule:
-    """Kept weights in the order in which the direct kernels meet them, for one geometry and shape of input.
+class DirectConv:
+    """A convolution of kept weights, sorted in the order in which the direct kernels meet them, for one geometry and shape of input.
 
     geometry: see conv.py; shape: of the input, (C, H, W, N), one that `fits`; outputs: their number. `index` tells
     the order: where each kept weight stands in the flat weight.
@@ -131,22 +114,28 @@ class Schedule:
         phase, column = taps.kx * dx % sx, taps.kx * dx // sx
         offset = taps.channel * self.plane + taps.ky * dy * self.row + (phase * (self.wp // sx) + column) * batch
         self.offset, self.index = offset[order].astype(np.int32), taps.index[order]
-        self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=blocks * outputs))])
+        counts = np.bincount(key, minlength=blocks * outputs)
+        self.segments = np.concatenate([[0], np.cumsum(counts)])
+        # of each output: its nonzeros, and what it takes to begin and end a segment; for an even split among threads
+        self.costs = np.cumsum(counts.reshape(blocks, outputs).sum(axis=0) + SEGMENT_COST * blocks)
 
     def pad(self, x):
         """x (C, H, W, N) in a zero-padded copy, flat."""
         channels, height, _, batch = x.shape
         sx, py, px = self.geometry[3:6]
         flat = memory.empty((channels, self.plane), x.dtype)
+        few = max(1, PADDING_BYTES // flat[0].nbytes)
 
         def work(first, last):
-            flat[first:last] = 0
-            planes = flat[first:last, :self.hp * self.row].reshape(-1, self.hp, sx, self.wp // sx, batch)
-            for phase in range(sx):
-                start = (phase - px) % sx
-                columns = x[first:last, :, start::sx]
-                at = (start + px) // sx
-                planes[:, py:py + height, phase, at:at + columns.shape[2]] = columns
+            for c in range(first, last, few):
+                some = slice(c, min(c + few, last))
+                flat[some] = 0
+                planes = flat[some, :self.hp * self.row].reshape(-1, self.hp, sx, self.wp // sx, batch)
+                for phase in range(sx):
+                    start = (phase - px) % sx
+                    columns = x[some, :, start::sx]
+                    at = (start + px) // sx
+                    planes[:, py:py + height, phase, at:at + columns.shape[2]] = columns
         parallel(work, channels, threads(16 * flat.size))     # to move a number takes as long as many multiplications
         return flat.reshape(-1)
 
@@ -156,8 +145,11 @@ class Schedule:
         out = memory.empty((outputs, self.runs, self.length))
         bias = np.zeros(outputs, np.float32) if bias is None else bias
         convolve = load("direct").convolve
-        parallel(lambda first, last: convolve(self.tile, padded, self.segments, self.offset, value, bias, self.step,
-                                              first, last, out), outputs, threads(self._multiplications))
+
+        def work(first, last):
+            part = memory.empty((last - first, self.width))
+            convolve(self.tile, padded, self.segments, self.offset, value, bias, self.step, first, last, part, out)
+        parallel(work, outputs, threads(self._multiplications), self.costs)
         if not self.whole:
             return out.reshape(self.out_shape)
         cut = memory.empty(self.out_shape)
@@ -177,7 +169,7 @@ class Schedule:
         def work(first, last):
             part = memory.empty((last - first, self.width))
             kernel(self.tile, padded, self.segments, self.offset, runs, self.step, first, last, part, out)
-        parallel(work, len(g), threads(self._multiplications))
+        parallel(work, len(g), threads(self._multiplications), self.costs)
         return out
 
     @property
@@ -191,37 +183,57 @@ class Schedule:
 
 
 class MaskedConv:
-    """Forward and both gradients of a convolution under a mask (O, C, kh, kw), of stride 1 and without groups."""
+    """Forward and both gradients of a convolution under a mask (O, C, kh, kw), without groups."""
 
     def __init__(self, mask, geometry, shape):
         kh, kw = geometry[:2]
         outputs, channels = mask.shape[:2]
         kept = taps(mask)
-        self.shape, self.mask, self.schedule = shape, mask, Schedule(kept, geometry, shape, outputs)
-        # the gradient of x is the convolution of g with the flipped weight, its inputs and outputs exchanged
-        flipped = Taps(kept.index, kept.channel, kept.output, kh - 1 - kept.ky, kw - 1 - kept.kx)
-        self.back = Schedule(flipped, transposed(geometry, shape), self.schedule.out_shape, channels)
+        self.geometry, self.shape, self.mask = geometry, shape, mask
+        self.direct, self.back = DirectConv(kept, geometry, shape, outputs), None
+        back = transposed(geometry, shape)
+        if geometry[2:4] == (1, 1) and min(back[4:6]) >= 0:
+            # the gradient of x is the convolution of g with the flipped weight, its inputs and outputs exchanged
+            flipped = Taps(kept.index, kept.channel, kept.output, kh - 1 - kept.ky, kw - 1 - kept.kx)
+            self.back = DirectConv(flipped, back, self.direct.out_shape, channels)
 
     def pad(self, x):
-        return self.schedule.pad(x)
+        return self.direct.pad(x)
 
     def unpad(self, padded):
         """The x that `pad` was given (a copy)."""
-        (py, px), (channels, height, width, batch), plan = self.schedule.geometry[4:6], self.shape, self.schedule
-        planes = padded.reshape(channels, plan.plane)[:, :plan.hp * plan.row].reshape(channels, plan.hp, plan.wp, batch)
+        (sx, py, px), (channels, height, width, batch), plan = self.geometry[3:6], self.shape, self.direct
+        planes = padded.reshape(channels, plan.plane)[:, :plan.hp * plan.row]
+        planes = planes.reshape(channels, plan.hp, sx, plan.wp // sx, batch).swapaxes(2, 3)     # columns in order
+        planes = planes.reshape(channels, plan.hp, plan.wp, batch)
         return np.ascontiguousarray(planes[:, py:py + height, px:px + width])
 
     def forward(self, padded, weight, bias):
-        return self.schedule.forward(padded, weight.reshape(-1)[self.schedule.index], bias)
+        return self.direct.forward(padded, _take(weight, self.direct.index), bias)
 
     def grad_weight(self, padded, g):
         """The gradient of the weight: 0 where pruned."""
-        out = np.zeros(self.mask.shape, np.float32)
-        out.reshape(-1)[self.schedule.index] = self.schedule.grad_weight(padded, g)
+        out, index, value = memory.zeros(self.mask.shape), self.direct.index, self.direct.grad_weight(padded, g)
+        flat = out.reshape(-1)
+
+        def work(first, last):
+            flat[index[first:last]] = value[first:last]
+        parallel(work, len(index), threads(16 * len(index)))
         return out
 
     def grad_input(self, g, weight):
-        return self.back.forward(self.back.pad(g), weight.reshape(-1)[self.back.index])
+        if self.back is None:
+            return dense_conv.grad_input(g, weight, self.shape, self.geometry, 1)
+        return self.back.forward(self.back.pad(g), _take(weight, self.back.index))
+
+
+def _take(weight, index):
+    """weight.reshape(-1)[index], on the worker threads."""
+    flat, out = weight.reshape(-1), np.empty(len(index), weight.dtype)
+    # no index is out of range: "clip" saves NumPy a copy
+    parallel(lambda first, last: np.take(flat, index[first:last], out=out[first:last], mode="clip"), len(index),
+             threads(16 * len(index)))
+    return out
 
 
 def _stride(numbers):
