@@ -31,6 +31,7 @@ from .penalties import elastic_net, group_lasso, l1, lambda_path
 from .pruner import Pruner
 from .schedules import Constant, Cosine, Cubic, OneShot, Reactive    # not Linear: it would read as a layer
 from .scores import gradient_magnitude, magnitude, movement, random, snip, summed, taylor
+from .sensitivity import sensitivity, tolerated
 from .shrink import shrink
 from .targets import erk, uniform
 from .zeros import sparsifiable, summary
@@ -39,5 +40,5 @@ __all__ = ["Constant", "Cosine", "Cubic", "DynamicSparseConv2d", "DynamicSparseL
            "L0Conv2d", "L0Linear", "OneShot", "Pruner", "Reactive", "RigL", "SET", "SparseConv2d",
            "SparseLinear", "block_mask", "elastic_net", "erk", "expected_l0", "expected_l2", "from_scipy",
            "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
-           "random", "random_mask", "rewind", "shrink", "snip", "sparsifiable", "summary", "summed", "taylor",
-           "to_scipy", "topk_mask", "uniform", "unit_mask"]
+           "random", "random_mask", "rewind", "sensitivity", "shrink", "snip", "sparsifiable", "summary",
+           "summed", "taylor", "to_scipy", "tolerated", "topk_mask", "uniform", "unit_mask"]
