@@ -157,7 +157,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
 
     def vjp(g):
         gb = batch_last(g[None] if single else g)
-        gx = memory.zeros(xb.shape, g.dtype)
+        gx = memory.empty(xb.shape, g.dtype)
         parallel(lambda first, last: kernels.max_pool_grad(gb[first:last], taps[first:last], geometry, gx[first:last]),
                  len(gx))
         return batch_first(gx)[0] if single else batch_first(gx)

@@ -1,5 +1,6 @@
 """Optimizers, learning-rate schedules and gradient clipping: against torch, and against the formulas."""
 import copy
+import inspect
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from minisparse import optim
+from minisparse.kernels import reference
 from minisparse.nn.module import Parameter
 from minisparse.nn.utils import clip_grad_norm_, clip_grad_value_
 from minisparse.optim import lr_scheduler
@@ -156,6 +158,31 @@ def test_updates_are_in_place_and_leave_the_gradient(name, options):
         for p, grad in zip(params, grads):
             np.testing.assert_array_equal(p.grad.data, grad)
     assert all(p.data is array for p, array in zip(params, arrays))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kernel, arrays, numbers", [
+    ("sgd", 0, (0.1, 0.0, 1.0, 0.01, False, False)), ("sgd", 1, (0.1, 0.9, 0.5, 0.01, False, True)),
+    ("sgd", 1, (0.1, 0.9, 1.0, 0.0, True, False)),
+    ("adam", 2, (0.01, 0.9, 0.99, 0.5, 1e-8, 1.0, 0.1)), ("adam", 3, (0.01, 0.9, 0.99, 0.5, 1e-8, 0.999, 0.0))])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_kernels_give_the_bits_of_their_reference(kernel, arrays, numbers, size, dtype):
+    update = pytest.importorskip("minisparse.kernels.update")
+    assert inspect.signature(getattr(update, kernel).py_func) == inspect.signature(getattr(reference, kernel))
+    names = list(inspect.signature(getattr(reference, kernel)).parameters)
+    rng = np.random.default_rng(size)
+    start = [rng.standard_normal(size).astype(dtype) for _ in range(2)]
+    start += [abs(rng.standard_normal(size)).astype(dtype) for _ in range(arrays)]
+    start += [np.empty(0, dtype)] * (len(names) - len(numbers) - len(start))
+    results = []
+    for module in update, reference:
+        values = [a.copy() for a in start]
+        for _ in range(3):
+            getattr(module, kernel)(*values, *numbers)
+        results.append(values)
+    for found, expected in zip(*results):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(results[0][1], start[1])      # the gradient
 
 
 def test_any_memory_order_gives_the_same_bits():

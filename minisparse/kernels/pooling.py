@@ -46,10 +46,11 @@ def max_pool(x, geometry, out, taps):
 
 @jit()
 def max_pool_grad(g, taps, geometry, gx):
-    """gx[where the largest number stood] += g. g, taps: (C, Ho, Wo, N); gx: (C, H, W, N), zero on entry."""
+    """gx = 0, and += g where the largest number stood. g, taps: (C, Ho, Wo, N); gx: (C, H, W, N)."""
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
     channels, height, width, batch = gx.shape
     for c in range(channels):
+        gx[c] = 0           # here, where the plane is still in the cache when it is added to
         for y in range(ho):
             for xo in range(wo):
                 run, tap = g[c, y, xo], taps[c, y, xo]

@@ -79,7 +79,8 @@ def max_pool(x, geometry, out, taps):
 
 
 def max_pool_grad(g, taps, geometry, gx):
-    """gx[where the largest number stood] += g. Here: col2im of g in the columns of its taps."""
+    """gx = 0, and += g where the largest number stood. Here: col2im of g in the columns of its taps."""
+    gx[...] = 0
     channels, ho, wo, batch = g.shape
     chosen = taps[:, None] == np.arange(geometry[0] * geometry[1])[:, None, None, None]
     col2im(np.where(chosen, g[:, None], 0), geometry, 0, ho * wo, gx)
@@ -108,6 +109,39 @@ def combine(g, x, a, b, shift, out):
     np.multiply(g, a[:, None], out=out)
     out += b[:, None] * x
     out += shift[:, None]
+
+
+def sgd(weight, grad, velocity, rate, momentum, added, decay, nesterov, maximize):
+    """weight -= rate s; velocity v = momentum v + added g; s = g + momentum v if nesterov, else v.
+
+    g = grad (negated if maximize) + decay weight. An empty velocity: s = g. Here: array by array.
+    """
+    g = (-grad if maximize else grad) + decay * weight
+    if len(velocity):
+        velocity *= momentum
+        velocity += added * g
+        g = g + momentum * velocity if nesterov else velocity
+    weight -= rate * g
+
+
+def adam(weight, grad, m, v, largest, rate, beta1, beta2, root, eps, shrink, decay):
+    """weight = w - rate m / (sqrt(v) / root + eps), m and v the moving averages of g and g^2.
+
+    w = shrink weight, g = grad + decay w. largest: the largest v so far takes the place of v, unless it is empty.
+    """
+    weight *= shrink
+    g = grad + decay * weight
+    m += (1 - beta1) * (g - m)
+    v *= beta2
+    v += (1 - beta2) * g * g
+    if len(largest):
+        v = np.maximum(largest, v, out=largest)
+    weight -= rate * (m / (np.sqrt(v) / root + eps))
+
+
+def keep(values, mask, out):
+    """out = values where mask, 0 elsewhere, whatever stands there; mask: bool."""
+    out[...] = np.where(mask, values, 0)
 
 
 def multiply_matrix(indptr, column, value, x, out):

@@ -1,6 +1,8 @@
 """Parameter: the tensor that a layer trains, and that knows its mask."""
 import numpy as np
 
+from ..kernels import load, memory
+from ..kernels.pool import parallel, threads
 from ..tensor import Tensor, no_grad
 
 
@@ -19,6 +21,13 @@ def as_mask(mask, shape):
     mask = np.array(mask, dtype=bool, order="C")
     mask.setflags(write=False)
     return mask
+
+
+def _keep(values, mask, out):
+    """out = values where mask, 0 elsewhere. C-contiguous arrays of one shape."""
+    keep, flats = load("update").keep, [a.reshape(-1) for a in (values, mask, out)]
+    parallel(lambda first, last: keep(*(a[first:last] for a in flats)), out.size, threads(16 * out.size))
+    return out
 
 
 class Parameter(Tensor):
@@ -63,18 +72,24 @@ class Parameter(Tensor):
         if self._mask is not None:
             with no_grad():
                 self.change()
-            np.copyto(self.data, 0, where=~self._mask)
+            if self.data.flags.c_contiguous:
+                _keep(self.data, self._mask, self.data)
+            else:
+                np.copyto(self.data, 0, where=~self._mask)
 
-    def _kept(self, array):
-        # where, not a product: a pruned weight's infinite gradient has to become 0, not nan
-        return np.where(self._mask, array, array.dtype.type(0))
+    def _kept(self, array, own=False):
+        """array, 0 where pruned; own: it may be overwritten."""
+        # not a product: a pruned weight's infinite gradient has to become 0, not nan
+        own = own and array.flags.c_contiguous
+        array = np.asarray(array, order="C")
+        return _keep(array, self._mask, array if own else memory.empty(array.shape, array.dtype))
 
     def _accumulate(self, grad, fresh):
         if self.keep_dense_grad:
             start = self.grad is None or self.dense_grad is None
             self.dense_grad = np.copy(grad) if start else self.dense_grad + grad
         if self._mask is not None:
-            grad, fresh = self._kept(grad), True
+            grad, fresh = self._kept(grad, fresh), True
         super()._accumulate(grad, fresh)
 
     def __deepcopy__(self, memo):

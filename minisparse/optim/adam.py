@@ -1,7 +1,8 @@
 """Adam (Kingma and Ba, arXiv:1412.6980) and AdamW (Loshchilov and Hutter, arXiv:1711.05101)."""
 import numpy as np
 
-from .optimizer import Optimizer, check_number
+from ..kernels import load
+from .optimizer import Optimizer, check_number, in_parts
 
 
 class Adam(Optimizer):
@@ -37,32 +38,10 @@ class Adam(Optimizer):
         if not state:
             state.update({name: np.zeros_like(weight) for name in self.state_names(group)}, step=0)
         state["step"] += 1
-        t, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]
-        term = self.scratch(weight)
-
-        if decay and self.decoupled:
-            weight *= 1 - lr * decay
-        elif decay:
-            np.multiply(weight, decay, out=term)
-            grad = np.add(grad, term, out=self.scratch(weight, 1))
-
-        np.subtract(grad, m, out=term)              # m += (1 - beta1) (g - m)
-        term *= 1 - beta1
-        m += term
-
-        np.multiply(grad, 1 - beta2, out=term)      # v = beta2 v + (1 - beta2) g^2
-        term *= grad
-        v *= beta2
-        v += term
-
-        if group["amsgrad"]:
-            v = np.maximum(state["max_exp_avg_sq"], v, out=state["max_exp_avg_sq"])
-        step = np.sqrt(v, out=term)
-        step /= (1 - beta2 ** t) ** 0.5
-        step += float(group["eps"])
-        np.divide(m, step, out=step)
-        step *= lr / (1 - beta1 ** t)
-        weight -= step
+        numbers = (lr / (1 - beta1 ** state["step"]), beta1, beta2, (1 - beta2 ** state["step"]) ** 0.5,
+                   float(group["eps"]), *((1 - lr * decay, 0.0) if self.decoupled else (1.0, decay)))
+        in_parts(load("update").adam, (weight, grad, state["exp_avg"], state["exp_avg_sq"],
+                                       state["max_exp_avg_sq"] if group["amsgrad"] else None), numbers)
 
 
 class AdamW(Adam):

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from ..kernels.pool import parallel, threads
 from ..tensor import Tensor, enable_grad, no_grad
 
 
@@ -14,6 +15,13 @@ def check_number(label, value, below=math.inf):
         raise TypeError(f"{label} must be a number, got {type(value).__name__}")
     if not 0 <= value < below:
         raise ValueError(f"Invalid {label}: {value}")
+
+
+def in_parts(kernel, arrays, numbers):
+    """kernel(*parts of the arrays, *numbers) over all their elements, on the worker threads. An array may be None."""
+    size = arrays[0].size
+    flats = [np.empty(0, arrays[0].dtype) if a is None else a.reshape(-1) for a in arrays]
+    parallel(lambda first, last: kernel(*(a[first:last] for a in flats), *numbers), size, threads(16 * size))
 
 
 class Optimizer:
@@ -33,7 +41,6 @@ class Optimizer:
         self.state = defaultdict(dict)
         self.param_groups = []
         self._masks = {}        # parameter -> the mask its state has been cleared for
-        self._work = {}
         groups = list(params)
         if not groups:
             raise ValueError("optimizer got an empty parameter list")
@@ -52,7 +59,7 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, weight, grad, state, group):
-        """Change `weight` in place. weight, grad: arrays of one shape and dtype; grad must not be changed."""
+        """Change `weight` in place. weight, grad: C-contiguous arrays of one shape and dtype; grad must not change."""
         raise NotImplementedError
 
     # --- what is common to all ---------------------------------------------------------------------------
@@ -106,7 +113,10 @@ class Optimizer:
                     raise ValueError(f"the gradient is {p.grad.dtype} {p.grad.shape}, "
                                      f"its parameter {p.dtype} {p.shape}")
                 p.change()
-                self.update(p.data, p.grad.data, self.state[p], group)
+                weight = np.asarray(p.data, order="C")
+                self.update(weight, np.asarray(p.grad.data, order="C"), self.state[p], group)
+                if weight is not p.data:
+                    p.data[...] = weight
                 if self._masks.get(p) is not None:
                     p.apply_mask()
         return loss
@@ -121,13 +131,6 @@ class Optimizer:
         for value in self.state[p].values():
             if isinstance(value, np.ndarray):
                 np.copyto(value, 0, where=~kept)
-
-    def scratch(self, like, slot=0):
-        """A work array of like's shape and dtype; one memory for each slot serves all parameters in turn."""
-        key = slot, like.dtype
-        if key not in self._work or self._work[key].size < like.size:
-            self._work[key] = np.empty(like.size, like.dtype)
-        return self._work[key][:like.size].reshape(like.shape)
 
     # --- saving --------------------------------------------------------------------------------------------
     def state_dict(self):
@@ -172,7 +175,7 @@ class Optimizer:
                                  f"{type(self).__name__} keeps {sorted(names)}")
             for name, value in values.items():
                 shape, dtype = ((), np.int64) if name == "step" else (p.shape, p.dtype)
-                value = np.array(value.data if isinstance(value, Tensor) else value, dtype)
+                value = np.array(value.data if isinstance(value, Tensor) else value, dtype, order="C")
                 if value.shape != shape:
                     raise ValueError(f"load_state_dict: {name!r} of parameter {index} has shape {value.shape}, "
                                      f"expected {shape}")

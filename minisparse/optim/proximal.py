@@ -154,7 +154,7 @@ class ProximalAdam(Adam):
         if not group["lr"] or not (group["l1"] or group["group_lasso"]):
             return
         v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        step = np.sqrt(v, out=self.scratch(weight))
+        step = np.sqrt(v)
         step /= (1 - float(group["betas"][1]) ** state["step"]) ** 0.5
         step += float(group["eps"])
         np.divide(float(group["lr"]), step, out=step)

@@ -1,7 +1,8 @@
 """Stochastic gradient descent."""
 import numpy as np
 
-from .optimizer import Optimizer, check_number
+from ..kernels import load
+from .optimizer import Optimizer, check_number, in_parts
 
 
 class SGD(Optimizer):
@@ -28,23 +29,11 @@ class SGD(Optimizer):
         return ["momentum_buffer"]
 
     def update(self, weight, grad, state, group):
-        lr, momentum = float(group["lr"]), float(group["momentum"])
-        term = self.scratch(weight)
-        if group["maximize"]:
-            grad = np.negative(grad, out=self.scratch(weight, 1))
-        if group["weight_decay"]:
-            np.multiply(weight, float(group["weight_decay"]), out=term)
-            grad = np.add(grad, term, out=self.scratch(weight, 1))
-        if momentum:
-            v = state.get("momentum_buffer")
-            if v is None:
-                v = state["momentum_buffer"] = np.copy(grad)
-            else:
-                v *= momentum
-                v += np.multiply(grad, 1 - float(group["dampening"]), out=term)
-            if group["nesterov"]:
-                np.multiply(v, momentum, out=term)
-                grad = np.add(grad, term, out=self.scratch(weight, 1))
-            else:
-                grad = v
-        weight -= np.multiply(grad, lr, out=term)
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        v = state.get("momentum_buffer")
+        if momentum and v is None:
+            v = state["momentum_buffer"] = np.zeros_like(weight)
+            dampening = 0.0
+        in_parts(load("update").sgd, (weight, grad, v if momentum else None),
+                 (float(group["lr"]), momentum, 1 - dampening, float(group["weight_decay"]), bool(group["nesterov"]),
+                  bool(group["maximize"])))
