@@ -108,7 +108,7 @@ def test_max_pool(case, dtype):
     np.testing.assert_array_equal(taps, expected_taps)
 
     g = np.random.default_rng(2).integers(-9, 9, size).astype(dtype)     # whole numbers: sums are exact
-    gx, expected_gx = np.zeros((2, *shape), dtype)
+    gx, expected_gx = np.full((2, *shape), 7, dtype)
     pooling.max_pool_grad(g, taps, geometry, gx)
     reference.max_pool_grad(g, taps, geometry, expected_gx)
     np.testing.assert_array_equal(gx, expected_gx)

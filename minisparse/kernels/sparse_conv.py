@@ -59,10 +59,14 @@ class Taps(NamedTuple):
 def taps(kept, groups=1):
     """The Taps of a mask (O, C/groups, kh, kw); channel counts through all groups."""
     outputs, per_group, kh, kw = kept.shape
-    index = np.flatnonzero(kept)
-    rest, kx = np.divmod(index, kw)
-    rest, ky = np.divmod(rest, kh)
-    output, channel = np.divmod(rest, per_group)
+    index = rest = np.flatnonzero(kept)
+    places = []
+    for size in kw, kh, per_group:      # by `//` of 32 bits, which NumPy vectorises; divmod takes five times as long
+        whole = np.asarray(rest, np.int32) // np.int32(size)
+        places.append(rest - whole * np.int32(size))
+        rest = whole
+    kx, ky, channel = places
+    output = rest
     if groups > 1:
         channel += output // (outputs // groups) * per_group
     return Taps(index, output, channel, ky, kx)
@@ -111,9 +115,10 @@ class DirectConv:
         if blocks * outputs < 1 << 16:
             key = key.astype(np.uint16)         # which NumPy sorts ten times faster
         order = np.argsort(key, kind="stable")
-        phase, column = taps.kx * dx % sx, taps.kx * dx // sx
-        offset = taps.channel * self.plane + taps.ky * dy * self.row + (phase * (self.wp // sx) + column) * batch
-        self.offset, self.index = offset[order].astype(np.int32), taps.index[order]
+        ky, kx = np.divmod(np.arange(kh * kw), kw)
+        place = ky * dy * self.row + (kx * dx % sx * (self.wp // sx) + kx * dx // sx) * batch       # of each tap
+        offset = taps.channel * np.int32(self.plane) + place.astype(np.int32)[taps.ky * kw + taps.kx]
+        self.offset, self.index = offset[order], taps.index[order]
         counts = np.bincount(key, minlength=blocks * outputs)
         self.segments = np.concatenate([[0], np.cumsum(counts)])
         # of each output: its nonzeros, and what it takes to begin and end a segment; for an even split among threads

@@ -20,21 +20,22 @@ from .activation import POWER_OF_2, SLOPE, TAIL
 
 
 def _registers():
-    """(float32 numbers in a vector register, registers that a tile may take, the same for a tile of four outputs).
+    """(float32 numbers in a vector register, registers that a tile may take, the same for a tile of four outputs,
+    dot products that are summed up at once beside a tile).
 
-    Both leave some for operands.
+    All leave some for operands.
     """
     features = config.CPU_FEATURES
     if features is None:
         features = "" if config.CPU_NAME == "generic" else llvm.get_host_cpu_features().flatten()
     if "+avx512f" in features:
-        return 16, 16, 24   # of 32: longer tiles gain nothing
+        return 16, 16, 24, 8    # of 32: longer tiles gain nothing
     if "+avx" in features:
-        return 8, 12, 8     # of 16
-    return 4, 12, 8         # SSE: of 16; NEON: of 32
+        return 8, 12, 8, 2      # of 16
+    return 4, 12, 8, 2          # SSE: of 16; NEON: of 32
 
 
-LANES, REGISTERS, BLOCK_REGISTERS = _registers()
+LANES, REGISTERS, BLOCK_REGISTERS, TOGETHER = _registers()
 
 f32, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 vector, integers = ir.VectorType(f32, LANES), ir.VectorType(i32, LANES)
@@ -191,6 +192,29 @@ def prefetch(typing_context, address, count):
     return types.void(types.intp, types.intp), generate
 
 
+def _totals(builder, vectors):
+    """The sums of the numbers of each vector, in one vector of as many lanes; their count is a power of 2.
+
+    Pairs are merged into one vector, which holds parts of the sums of both, and its halves are added: fewer steps than
+    for one after the other.
+    """
+    def halves(a, b, parts, lanes):
+        """Of vectors (parts, lanes) the lower and the upper halves of the lanes, those of a and then those of b."""
+        both = [list(range(p * lanes, (p + 1) * lanes)) for p in range(parts if a is b else 2 * parts)]
+        for half in slice(0, lanes // 2), slice(lanes // 2, lanes):
+            places = [i for part in both for i in part[half]]
+            yield builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, len(places)), places))
+    parts, lanes = 1, LANES
+    while lanes > 1:
+        if len(vectors) > 1:
+            vectors = [builder.fadd(*halves(a, b, parts, lanes)) for a, b in zip(vectors[::2], vectors[1::2])]
+            parts *= 2
+        else:
+            vectors = [builder.fadd(*halves(vectors[0], vectors[0], parts, lanes))]
+        lanes //= 2
+    return vectors[0]
+
+
 @intrinsic
 def dots(typing_context, tile, x, offset, g, first, last, out):
     """out[k] += sum over j in a tile of g[j] x[offset[k] + j], for first <= k < last: the transpose of accumulate.
@@ -203,23 +227,35 @@ def dots(typing_context, tile, x, offset, g, first, last, out):
         at = [ir.Constant(i64, LANES * r) for r in range(tile.count)]
         factors = [_load(builder, g, a) for a in at]
 
-        def body(k, _):
-            source = builder.gep(x, [builder.sext(builder.load(builder.gep(offset, [k])), i64)])
-            # two sums, since each multiply-add has to wait for the one before it
-            sums = [ir.Constant(vector, [0.0] * LANES)] * 2
+        def add(k, count):
+            """The dot products of `count` nonzeros from k on, side by side."""
+            sources = [builder.gep(offset, [builder.add(k, ir.Constant(i64, i))]) for i in range(count)]
+            sources = [builder.gep(x, [builder.sext(builder.load(s), i64)]) for s in sources]
+            # at least two sums at a time, since each multiply-add has to wait for the one before it
+            copies = max(1, 2 // count)
+            sums = [[ir.Constant(vector, [0.0] * LANES)] * copies for _ in sources]
             for i, (a, factor) in enumerate(zip(at, factors)):
-                sums[i % 2] = _multiply_add(builder, factor, _load(builder, source, a), sums[i % 2])
-            total, lanes = builder.fadd(*sums), LANES
-            while lanes > 1:
-                lanes //= 2
-                low, high = (builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(i32, lanes),
-                             list(range(start, start + lanes)))) for start in (0, lanes))
-                total = builder.fadd(low, high)
-            number = builder.extract_element(total, ir.Constant(i32, 0))
-            target = builder.gep(out, [k])
-            builder.store(builder.fadd(builder.load(target), number), target)
+                for source, s in zip(sources, sums):
+                    s[i % copies] = _multiply_add(builder, factor, _load(builder, source, a), s[i % copies])
+            total = _totals(builder, [builder.fadd(*s) if copies > 1 else s[0] for s in sums])
+            target = builder.bitcast(builder.gep(out, [k]), total.type.as_pointer())
+            before = builder.load(target)
+            before.align = 4
+            builder.store(builder.fadd(before, total), target).align = 4
+
+        first, last = arguments[4:6]
+        times = builder.sdiv(builder.sub(last, first), ir.Constant(i64, TOGETHER))
+        rest = builder.add(first, builder.mul(times, ir.Constant(i64, TOGETHER)))
+
+        def several(i, _):
+            add(builder.add(first, builder.mul(i, ir.Constant(i64, TOGETHER))), TOGETHER)
             return []
-        _loop(builder, arguments[4], arguments[5], [], body)
+
+        def one(k, _):
+            add(k, 1)
+            return []
+        _loop(builder, ir.Constant(i64, 0), times, [], several)
+        _loop(builder, rest, last, [], one)
         return context.get_dummy_value()
     return types.void(tile, *[types.intp] * 6), generate
 
