@@ -13,8 +13,10 @@ from .kernels.pool import parallel
 from .tensor import Tensor
 
 ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole cache lines
-WORTH = 0.75            # the largest share of kept weights at which a training step gains
-WORTH_UNALIGNED = 0.5   # the same where each load crosses two cache lines
+# the largest share of kept weights at which a training step gains, and where each load crosses two cache lines
+WORTH = 0.75, 0.5
+WORTH_PRODUCT = 0.4, 0.25       # of kernels of one pixel and fully connected layers, whose dense form is one product,
+WIDE = 512                      # and of rows of so many numbers; in shorter ones proportionally less
 
 
 def pair(value, name):
@@ -72,17 +74,19 @@ def conv_geometry(images, kernel, stride, padding, dilation):
 def masked_conv(weight, geometry, shape, groups):
     """The MaskedConv of a weight for inputs of this shape, made when first asked for; None where dense is faster.
 
-    weight: a Tensor; a Parameter with a mask keeps what is made here in `plans` until its mask changes.
+    weight: a Tensor, (O, C, kh, kw) or (O, C); a Parameter with a mask keeps what is made here in `plans` until its
+    mask changes.
     """
     mask = getattr(weight, "mask", None)
     if mask is None or groups != 1 or not sparse_conv.fits(geometry, shape, weight.dtype):
         return None
     shortest = min(geometry[-1], shape[2]) * shape[3]       # row, of output or input; in short ones padding prevails
-    worth = WORTH_UNALIGNED if shape[3] % ALIGNED else WORTH
+    pixel, unaligned = geometry[:2] == (1, 1), shape[3] % ALIGNED > 0
+    worth = min(WORTH_PRODUCT[unaligned], shortest / WIDE) if pixel else WORTH[unaligned]
     if shortest < ALIGNED or np.count_nonzero(mask) > mask.size * worth:
         return None
-    return sparse_conv.remembered(weight.plans, (geometry, shape),
-                                  lambda: sparse_conv.MaskedConv(mask, geometry, shape))
+    return sparse_conv.remembered(weight.plans, (geometry, shape), lambda: sparse_conv.MaskedConv(
+        mask.reshape(*mask.shape[:2], *geometry[:2]), geometry, shape))
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):

@@ -1,9 +1,13 @@
 """The fully connected layer."""
 import numpy as np
 
+from .conv import masked_conv
 from .kernels import memory
+from .kernels.memory import batch_last
 from .kernels.pool import parallel, threads
 from .tensor import Tensor
+
+ONE_PIXEL = (1, 1, 1, 1, 0, 0, 1, 1, 1, 1)      # geometry, see kernels/conv.py
 
 
 def matmul_rows(a, b):
@@ -28,14 +32,27 @@ def linear(x, weight, bias=None):
                          + ("" if bias is None else f", bias is {bias.dtype}"))
     lead, outputs = x.shape[:-1], weight.shape[0]
     columns = x.data.reshape(-1, x.shape[-1]).T                     # (in, N)
-    value = matmul_rows(weight.data, columns)                       # (out, N)
-    if bias is not None:
-        value += bias.data[:, None]
+    # under a mask a product is the convolution of images of one pixel
+    masked = masked_conv(weight, ONE_PIXEL, (*columns.shape[:1], 1, 1, *columns.shape[1:]), 1)
 
     def incoming(g):
         return g.reshape(-1, outputs).T                             # (out, N)
-    edges = [(x, lambda g: matmul_rows(weight.data.T, incoming(g)).T.reshape(x.shape)),
-             (weight, lambda g: matmul_rows(incoming(g), columns.T))]
+    if masked is None:
+        value = matmul_rows(weight.data, columns)                   # (out, N)
+        if bias is not None:
+            value += bias.data[:, None]
+        edges = [(x, lambda g: matmul_rows(weight.data.T, incoming(g)).T.reshape(x.shape))]
+    else:
+        padded = masked.pad(columns[:, None, None])
+        value = masked.forward(padded, weight.data, None if bias is None else bias.data)[:, 0, 0]
+        edges = [(x, lambda g: masked.grad_input(batch_last(g.reshape(-1, outputs, 1, 1)), weight.data)[:, 0, 0]
+                  .T.reshape(x.shape))]
+
+    def grad_weight(g):
+        if masked is None or weight.keep_dense_grad:
+            return matmul_rows(incoming(g), columns.T)
+        return masked.grad_weight(padded, batch_last(g.reshape(-1, outputs, 1, 1))).reshape(weight.shape)
+    edges.append((weight, grad_weight))
     if bias is not None:
         edges.append((bias, lambda g: incoming(g).sum(axis=1)))
     return Tensor.from_op("linear", value.T.reshape(*lead, outputs), *edges)

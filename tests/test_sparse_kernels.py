@@ -389,3 +389,45 @@ def test_plans_are_few():
         sparse_conv.remembered(plans, key, lambda: made.append(key) or f"plan of {key}")
         assert len(plans) <= sparse_conv.REMEMBERED and plans[key] == f"plan of {key}"
     assert made == [0, 1, 2, 3, 4, 5, 0]
+
+
+@pytest.mark.parametrize("dense_grad", [False, True])
+@pytest.mark.parametrize("batch, sparsity, taken", [((7, 16), 0.9, True), ((128,), 0.6, False), ((100,), 0.9, True),
+                                                    ((8,), 0.99, False)])
+def test_a_fully_connected_layer_under_a_mask(batch, sparsity, taken, dense_grad):
+    rng = np.random.default_rng(0)
+    ms.manual_seed(0)
+    linear = nn.Linear(40, 20)
+    linear.weight.set_mask(rng.random((20, 40)) >= sparsity)
+    linear.weight.keep_dense_grad = dense_grad
+    x, mask = rng.standard_normal((*batch, 40), dtype=np.float32), linear.weight.mask
+    images = ms.tensor(x, requires_grad=True)
+    y = linear(images)
+    (y * y).sum().backward()
+    assert bool(linear.weight.plans) == taken
+    expected = x @ linear.weight.data.T + linear.bias.data
+    rows, g = x.reshape(-1, 40), 2 * expected.reshape(-1, 20)
+    np.testing.assert_allclose(y.detach().numpy(), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(images.grad.numpy(), 2 * expected @ linear.weight.data, rtol=0, atol=5e-6)
+    np.testing.assert_allclose(linear.weight.grad.numpy(), g.T @ rows * mask, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(linear.bias.grad.numpy(), g.sum(axis=0), rtol=1e-5, atol=1e-4)
+    if dense_grad:
+        np.testing.assert_allclose(linear.weight.dense_grad, g.T @ rows, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dense_grad", [False, True])
+def test_a_masked_layer_of_stride_2(dense_grad):
+    rng = np.random.default_rng(0)
+    conv = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+    conv.weight.set_mask(rng.random(conv.weight.shape) >= 0.6)
+    conv.weight.keep_dense_grad = dense_grad
+    outcomes = []
+    x = rng.standard_normal((16, 4, 7, 6), dtype=np.float32)
+    for weight in conv.weight, ms.tensor(conv.weight.data, requires_grad=True):
+        images = ms.tensor(x, requires_grad=True)
+        y = conv2d(images, weight, conv.bias, stride=2, padding=1)
+        (y * y).sum().backward()
+        outcomes.append((y.detach().numpy(), images.grad.numpy(), weight.grad.numpy() * conv.weight.mask))
+    assert conv.weight.plans
+    for found, expected in zip(*outcomes):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
