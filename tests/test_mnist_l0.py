@@ -69,6 +69,21 @@ def test_a_stopped_run_goes_on_to_the_same_bits(folder, tmp_path, monkeypatch, m
         np.testing.assert_array_equal(tensor.data, stopped[key].data, err_msg=key)
 
 
+def test_what_has_died_out_becomes_zero(folder, tmp_path):
+    images, labels = np.zeros((100, 1, 28, 28), np.float32), np.zeros(100, np.int64)    # no input, no gradient
+    recipe = mnist_l0.Recipe(epochs=1, weight_decay=0)
+    run = mnist_l0.Run("lenet-300-100", "dense", recipe, 0, (images, labels), (images, labels), tmp_path)
+    weight = next(iter(sparse.sparsifiable(run.model).values())).weight
+    before = weight.data.copy()
+    with ms.no_grad():
+        weight.change()
+        weight.data[:, :3] = 1e-40, -1e-40, 1e-16
+    run.one_epoch()
+    np.testing.assert_array_equal(weight.data[:, :2], 0)
+    np.testing.assert_array_equal(weight.data[:, 2], np.float32(1e-16))
+    np.testing.assert_array_equal(weight.data[:, 3:], before[:, 3:])
+
+
 def test_bad_input(folder, tmp_path, capsys):
     assert run(tmp_path, tmp_path / "out") == 2
     assert "train-images-idx3-ubyte.gz: no such file" in capsys.readouterr().err
