@@ -20,9 +20,6 @@ from minisparse.serialize import write_atomically
 from train_animals import PRESETS, hold_out, read_data
 from training import METHODS, Progress, Run, RunError, accuracy, evaluate, without_zeros
 
-TARGETS = {"conv 55 %, FC 75 %": {}, "90 % overall": {"overall": 0.9}}
-
-
 def result(run, progress, test, before=None):
     """The figures of one run, from its file or from training it. before(run): what to do ahead of the first step."""
     path = run.path.with_suffix(".json")
@@ -59,7 +56,8 @@ def compare(args, progress):
             return run
         twin = make("dense", without_zeros(recipe))
         figures.setdefault(("dense", None), []).append(result(twin, progress, test))
-        for target, options in TARGETS.items():
+        targets = {f"conv {100 * recipe.conv:.0f} %, FC {100 * recipe.linear:.0f} %": {}, "90 % overall": {"overall": 0.9}}
+        for target, options in targets.items():
             for method in args.methods:
                 run = make(f"{method} {target}", dataclasses.replace(recipe, method=method, **options))
 

@@ -28,7 +28,7 @@ from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluat
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=5, batch=64, optimizer="adamw", lr=4e-3, warmup=0.2,
-                    weight_decay=1e-2, smoothing=0.1, shift=2, cutout=0, conv=0.55),
+                    weight_decay=1e-2, smoothing=0.1, conv=0.55),
     "accurate": Recipe(),
 }
 HELD_OUT = 0.05         # of the training images are not trained on: the learning curves' accuracy
@@ -56,7 +56,7 @@ def parse(argv=None):
                         help="how the sparse net becomes sparse (gradual)")
     parser.add_argument("--sparsity", type=float, metavar="SHARE",
                         help="zeros of all weights, in place of the next two")
-    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (0.55)")
+    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (quick: 0.55, accurate: 0.6)")
     parser.add_argument("--fc-sparsity", type=float, metavar="SHARE",
                         help="zeros of each fully connected layer (0.75)")
     parser.add_argument("--seed", type=int, default=0,

@@ -21,7 +21,7 @@ class Recipe:
 
     widths: tuple = (64, 256, 256)
     hidden: int = 256
-    epochs: int = 24
+    epochs: int = 10
     batch: int = 256            # a multiple of 16 keeps the sparse kernels on whole cache lines
     optimizer: str = "nesterov"     # see OPTIMIZERS
     lr: float = 1.46e-3         # the highest learning rate; it rises to it over `warmup`, then falls
@@ -29,8 +29,8 @@ class Recipe:
     weight_decay: float = 1.33e-3
     smoothing: float = 0.2      # label smoothing
     l1: float = 1e-3            # see `penalty`
-    shift: int = 4              # see data.Augment
-    cutout: int = 8
+    shift: int = 2              # see data.Augment
+    cutout: int = 0
     zoom: float = 1.0
     method: str = "gradual"     # see METHODS
     conv: float = 0.6           # zeros of the convolutions, and of the fully connected layers, at the end
