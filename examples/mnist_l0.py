@@ -68,10 +68,11 @@ class Recipe:
 
 # our settings where they are not the defaults; --strength 0.1 is the paper's first one
 RECIPES = {
-    ("lenet-300-100", "l0"): Recipe(strength=(0.25, 1.0, 30.0)),
-    ("lenet-5", "l0"): Recipe(strength=(10.0, 0.5, 0.1, 10.0)),
-    ("lenet-300-100", "magnitude"): Recipe(sparsity=0.982),
-    ("lenet-5", "magnitude"): Recipe(sparsity=0.9964, weight_decay=5e-5),
+    ("lenet-300-100", "l0"): Recipe(epochs=120, decay=0.4, gates=0.5, strength=(0.2, 0.7, 16.0)),
+    ("lenet-5", "l0"): Recipe(epochs=60, decay=0.4, gates=0.45, strength=(25.0, 0.9, 0.22, 18.0)),
+    ("lenet-300-100", "magnitude"): Recipe(epochs=100, sparsity=0.9822),
+    ("lenet-5", "magnitude"): Recipe(epochs=40, decay=0.3, prune=(0.1, 0.7), weight_decay=1e-4,
+                                     sparsity=0.9965),
 }
 
 
@@ -259,7 +260,7 @@ def parse(argv=None):
     parser.add_argument("--net", choices=PUBLISHED, default="lenet-300-100")
     parser.add_argument("--method", choices=METHODS, default="l0")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help=f"({Recipe.epochs})")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--strength", type=float, nargs="+", metavar="LAMBDA",
                         help="of the L0 penalty: one for all layers, or one for each")
     parser.add_argument("--weight-decay", type=float, help="instead of the recipe's")
