@@ -10,7 +10,8 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import LANES, accumulate, accumulate_stream, activate, dots, largest, prefetch
+from .tile import (LANES, accumulate, accumulate_stream, activate, activate_copies, dots, largest, largest_halved,
+                   prefetch)
 
 AHEAD = 4096        # bytes of the stream of nonzeros to ask for ahead of their use
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
@@ -88,6 +89,16 @@ def _activate(activation, x, scale, shift, out, count):
         activate((), x, scale, shift, out, count)
 
 
+@jit(inline="always")
+def _activate_copies(activation, x, scale, shift, mask, out, places, copies, count):
+    if activation == GELU:
+        activate_copies((0, 0), x, scale, shift, mask, out, places, copies, count)
+    elif activation == RELU:
+        activate_copies((0,), x, scale, shift, mask, out, places, copies, count)
+    else:
+        activate_copies((), x, scale, shift, mask, out, places, copies, count)
+
+
 # Whole numbers of the next two are unsigned, which spares the compiler a test for negative indices.
 @jit()
 def _pool(x, begin, rows, pitch, count, batch, pool, out, stride):
@@ -114,9 +125,9 @@ def _every_second(line, rows, pitch, count, batch, out, stride):
 
 
 @jit()
-def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, at, plane, stride,
-            places):
-    """finish_layer, and `at` added to the places. line, plain: to work in, see `_room`.
+def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, at, plane,
+            stride, places):
+    """finish_layer, and `at` added to the places. line, plain, mask: see `_room`.
 
     Addresses in place of arrays spare the counting of references.
     """
@@ -134,7 +145,12 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
             f, a, b = PLAIN, one, zero
         if batch < LANES:
             # For few images a row is short: all rows at a time, `stride` apart, with what lies between them.
-            if pool == 2:
+            end = (height - 1) * stride + width
+            source, rest = ready, flat.size - o * size      # numbers that may be read
+            if pool == 2 and batch == 1 and (rows - 1) * pitch + 2 * (width + LANES) <= rest:
+                for r in range(height):
+                    largest_halved(x + 8 * r * pitch, pitch, ready + 4 * r * stride, width)
+            elif pool == 2:
                 # the largest at every place, of which one in four is taken
                 largest(x, batch, pitch, buffer, rows * pitch - pitch - batch)
                 _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), plain,
@@ -142,20 +158,21 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
             elif pool > 1:
                 _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count),
                       np.uint64(batch), np.uint64(pool), plain, np.uint64(stride))
-            end = (height - 1) * stride + width
-            if pool == 1 and pitch == stride:       # whole registers, unless they would reach beyond the last sums
-                _activate(f, x, a, b, ready, min(-(-end // LANES) * LANES, flat.size - o * size))
-            elif pool == 1:
-                _activate(f, x, a, b, x, min(-(-rows * pitch // LANES) * LANES, size))
+            elif pitch == stride:
+                source = x
+            else:
                 for r in range(height):
                     activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
+            # Whole registers, unless they would reach beyond the last sums or into the next plane or copy.
+            if np.intp(places[0]) - 16 + at + end + 2 * LANES <= plane and (source == ready or end + LANES <= rest):
+                _activate_copies(f, source, a, b, mask.ctypes.data, y, places.ctypes.data, len(places), end)
             else:
-                _activate(f, ready, a, b, ready, -(-end // LANES) * LANES)
-            for r in range(height - 1):
-                for j in range(r * stride + width, (r + 1) * stride):
-                    plain[j] = 0
-            for place in places:        # the padding between the rows is zero there, too
-                activate((), ready, one, zero, y + 4 * np.intp(place), end)
+                _activate(f, source, a, b, ready, end)
+                for j in range(end):
+                    if mask[j] == 0:
+                        plain[j] = 0
+                for place in places:
+                    activate((), ready, one, zero, y + 4 * np.intp(place), end)
         else:
             y += 4 * np.intp(places[0])
             for r in range(height):
@@ -172,9 +189,16 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
 
 
 @jit()
-def _room(size, rows, stride, pool):
-    """Memory for `_finish`: the largest numbers at all places, and the rows as they will be stored."""
-    return np.empty(size, np.float32), np.zeros(rows // pool * stride + LANES, np.float32)
+def _room(size, rows, count, stride, pool):
+    """Memory for `_finish`: the largest numbers at all places, the rows as they will be stored, and their mask.
+
+    The mask has all bits where a row is, none in the padding between the rows.
+    """
+    length = rows // pool * stride + 2 * LANES
+    mask = np.zeros(length, np.int32)
+    for r in range(rows // pool):
+        mask[r * stride:r * stride + count // pool] = -1
+    return np.empty(size, np.float32), np.zeros(length, np.float32), mask
 
 
 @jit()
@@ -195,9 +219,9 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
                 v = np.float32(0)
             out[place + o] = v
         return
-    line, plain = _room(sums.shape[1], rows, stride, ending[0])
-    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, out, 0, plane, stride,
-            places)
+    line, plain, mask = _room(sums.shape[1], rows, count, stride, ending[0])
+    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, 0, plane,
+            stride, places)
 
 
 @jit()
@@ -220,7 +244,7 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
     groups = len(sums) // block
     blocks = (len(segments) - 1) // groups
     pool, size, flat = ending[0], rows * pitch, sums.reshape(-1)
-    line, plain = _room(size, max(whole, rows), stride, pool)
+    line, plain, mask = _room(size, max(whole, rows), count, stride, pool)
     for band in range(bands):
         for i in range((length + width - 1) // width):
             t = min(i * width, length - width)
@@ -241,7 +265,7 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
                                               target + 4 * (h * pitch + j), pitch, size)
             if whole:
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
-                        last * block, line, plain, out, i * (whole // pool) * stride, plane, stride, places)
+                        last * block, line, plain, mask, out, i * (whole // pool) * stride, plane, stride, places)
             else:
                 _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line,
-                        plain, out, band * (rows // pool) * stride + t // pool, plane, stride, places)
+                        plain, mask, out, band * (rows // pool) * stride + t // pool, plane, stride, places)

@@ -19,6 +19,7 @@ from .sparse_conv import _stride, taps
 
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
+VISIT = 240             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
 COPIES = 6              # shifted copies of an input at most
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
@@ -126,7 +127,7 @@ class DirectLayer:
         self.row = self.phase * sx * batch
         self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
         numbers = px * batch + self.height * self.row
-        self.plane = 16 * (-(-(numbers + LANES) // 16) | 1) if whole else _stride(numbers)
+        self.plane = 16 * (-(-(numbers + 2 * LANES) // 16) | 1) if whole else _stride(numbers)
         # its input is a matrix (C, N), without any padding
         self.features = kh == kw == height == width == ho == wo == 1
         if self.features:
@@ -175,7 +176,8 @@ class DirectLayer:
         self.kept = np.count_nonzero(self.pattern)
         self.multiplications = self.kept * block * ho * wo * batch
         density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
-        self.channels = int(min(channels, max(L1_BYTES // reach, SEGMENT / density, 1)))
+        segment = max(SEGMENT, VISIT // (block * lines * registers)) if whole else SEGMENT
+        self.channels = int(min(channels, max(L1_BYTES // reach, segment / density, 1)))
         self.blocks = -(-channels // self.channels)
 
     @staticmethod

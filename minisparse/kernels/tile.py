@@ -288,7 +288,7 @@ def _polynomial(builder, x, *coefficients):
 
 
 def _gelu(builder, x):
-    """x Phi(x): activation.gelu_of, step by step."""
+    """x Phi(x): activation.gelu_of, step by step; 0 where exp(-x^2 / 2) is below e^-40, see there."""
     def constant(number):
         return _constant(x.type, number)
     whole = integers if x.type == vector else i32
@@ -297,12 +297,14 @@ def _gelu(builder, x):
     def integer(number):
         return ir.Constant(whole, [number] * lanes if x.type == vector else number)
     square = builder.fmul(x, builder.fmul(x, constant(-0.5 / math.log(2))))
-    y = builder.select(builder.fcmp_ordered("<", square, constant(-125.0)), constant(-125.0), square)
+    far = builder.fcmp_ordered("<", square, constant(-40 / math.log(2)))
+    y = builder.select(far, constant(-40 / math.log(2)), square)
     n = _math(builder, "floor", builder.fadd(y, constant(0.5)))
     power = builder.shl(builder.add(builder.fptosi(n, whole), integer(127)), integer(23))
     e = builder.fmul(_polynomial(builder, builder.fsub(y, n), *POWER_OF_2), builder.bitcast(power, x.type))
     t = builder.fdiv(constant(1.0), _multiply_add(builder, _math(builder, "fabs", x), constant(SLOPE), constant(1.0)))
     tail = builder.fmul(builder.fmul(_polynomial(builder, t, *TAIL), t), builder.fmul(e, constant(0.5)))
+    tail = builder.select(far, constant(0.0), tail)
     positive = builder.fcmp_ordered(">", x, constant(0.0))
     return builder.fmul(x, builder.select(positive, builder.fsub(constant(1.0), tail), tail))
 
@@ -350,6 +352,59 @@ def activate(typing_context, function, x, scale, shift, out, count):
         _over(builder, count, body)
         return context.get_dummy_value()
     return types.void(function, types.intp, types.float32, types.float32, types.intp, types.intp), generate
+
+
+@intrinsic
+def activate_copies(typing_context, function, x, scale, shift, mask, out, places, copies, count):
+    """activate, of which the bits of `mask` remain, to out + each of `copies` places; whole registers are stored.
+
+    mask: address of int32 numbers, places: of int64 ones; count is rounded up, and no copy may overlap with x.
+    """
+    f = [lambda builder, v: v, _relu, _gelu][function.count]
+
+    def generate(context, builder, signature, arguments):
+        _, x, scale, shift, mask, out, places, copies, count = arguments
+        x, mask, out, places = (_pointer(builder, a, kind) for a, kind in
+                                ((x, f32), (mask, f32), (out, f32), (places, i64)))
+        scale, shift, zero = _broadcast(builder, scale), _broadcast(builder, shift), ir.Constant(i64, 0)
+
+        def body(k, _):
+            j = builder.mul(k, ir.Constant(i64, LANES))
+            v = f(builder, _multiply_add(builder, scale, _load(builder, x, j), shift))
+            bits = [builder.bitcast(a, integers) for a in (v, _load(builder, mask, j))]
+            v = builder.bitcast(builder.and_(*bits), vector)
+
+            def copy(i, _):
+                _store(builder, v, out, builder.add(j, builder.load(builder.gep(places, [i]))))
+                return []
+            _loop(builder, zero, copies, [], copy)
+            return []
+        times = builder.sdiv(builder.add(count, ir.Constant(i64, LANES - 1)), ir.Constant(i64, LANES))
+        _loop(builder, zero, times, [], body)
+        return context.get_dummy_value()
+    return (types.void(function, types.intp, types.float32, types.float32, *[types.intp] * 5), generate)
+
+
+@intrinsic
+def largest_halved(typing_context, x, below, out, count):
+    """out[j] = the largest of x[2 j], x[2 j + 1] and what lies `below` them; count is rounded up to whole registers."""
+    def generate(context, builder, signature, arguments):
+        x, below, out, count = arguments
+        x, out = _pointer(builder, x, f32), _pointer(builder, out, f32)
+        second = builder.gep(x, [below])
+        even, odd = (ir.Constant(ir.VectorType(i32, LANES), list(range(start, 2 * LANES, 2))) for start in (0, 1))
+
+        def body(k, _):
+            j = builder.mul(k, ir.Constant(i64, LANES))
+            at = builder.mul(k, ir.Constant(i64, 2 * LANES))
+            halves = [_larger(builder, *(_load(builder, row, builder.add(at, ir.Constant(i64, n)))
+                                         for row in (x, second))) for n in (0, LANES)]
+            _store(builder, _larger(builder, *(builder.shuffle_vector(*halves, lanes) for lanes in (even, odd))), out, j)
+            return []
+        times = builder.sdiv(builder.add(count, ir.Constant(i64, LANES - 1)), ir.Constant(i64, LANES))
+        _loop(builder, ir.Constant(i64, 0), times, [], body)
+        return context.get_dummy_value()
+    return types.void(*[types.intp] * 4), generate
 
 
 @intrinsic
