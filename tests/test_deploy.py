@@ -10,6 +10,7 @@ import pytest
 
 import minisparse as ms
 from minisparse import deploy, kernels, nn, sparse
+from minisparse.deploy import __main__ as command
 from minisparse.deploy import engine as engine_file
 from minisparse.deploy import plan
 from minisparse.kernels import inference, reference
@@ -209,6 +210,15 @@ def test_images_of_other_kinds():
             engine(wrong)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool])
+def test_images_of_whole_numbers_are_refused(dtype):
+    engine = deploy.compile(small_net(), (3, 9, 10))
+    with pytest.raises(ValueError, match=f"expected floating-point images, normalised as in training, got "
+                                         f"{np.dtype(dtype)}"):
+        engine(np.ones((2, 3, 9, 10), dtype))
+    np.testing.assert_array_equal(engine(np.ones((2, 3, 9, 10), np.float16)), engine(np.ones((2, 3, 9, 10))))
+
+
 def test_double_precision_models_are_compiled_too():
     model = small_net().double()
     x = images(3, (3, 9, 10))
@@ -290,6 +300,40 @@ def test_block_pattern_takes_its_kernel():
     assert names == [["block 4x1"] * 2, ["direct"] * 2]
 
 
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 4), (4, 8)])
+def test_n_of_m_patterns(n, m):
+    ms.manual_seed(0)
+    model = shaken(nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                                 nn.Linear(16 * 12, 32)))
+    for layer in model[0], model[4]:
+        layer.weight.set_mask(sparse.n_m_mask(abs(layer.weight.data), n, m))
+    check(model, (8, 6, 8), batches=(1, 64))
+    with kernel("direct"):      # every second or fourth weight is passed over, as in any other mask
+        engine = deploy.compile(model, (8, 6, 8))
+        for batch in 1, 64:
+            done = [found.multiplications for found in engine._kernels(batch) if found]
+            assert done[0] == 16 * 8 * 9 * n // m * 48 * batch
+    assert [step.zeros for step in engine.steps if "weight" in step.arrays] == [16 * 72 * (m - n) // m,
+                                                                                 32 * 192 * (m - n) // m]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("early", [True, False])
+def test_gelu_in_a_layer_makes_no_subnormal_numbers(batch, pool, early):
+    steps = [nn.Conv2d(1, 4, 1), nn.GELU(), nn.MaxPool2d(pool)] if early else \
+        [nn.Conv2d(1, 4, 1), nn.MaxPool2d(pool), nn.GELU()]
+    model = nn.Sequential(*(step for step in steps if pool > 1 or not isinstance(step, nn.MaxPool2d))).eval()
+    model[0].weight.data[:] = 1
+    x = np.linspace(-30, 5, batch * 36, dtype=np.float32).reshape(batch, 1, 6, 6)
+    for name in "dense", "direct", "block 4x1":
+        with kernel(name):
+            y = deploy.compile(model, (1, 6, 6))(x)
+        assert (y == 0).any() or pool > 1
+        assert not ((y != 0) & (abs(y) < np.finfo(np.float32).tiny)).any()
+        assert abs(y[y != 0]).min() > 1e-25       # products with small weights stay normal, too
+
+
 def test_rows_that_pooling_drops_are_not_computed():
     model = shaken(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(2)), kept=0.5)
     kept = np.count_nonzero(model[0].weight.data)
@@ -342,6 +386,32 @@ def test_several_threads_call_one_engine():
     for one in callers:
         one.join()
     assert not wrong and all(1 <= len(free) <= 4 for free in engine._plans.values())
+
+
+def test_callers_and_workers_side_by_side(monkeypatch):
+    """Four callers, each of which shares its layers with the worker threads, however small they are."""
+    monkeypatch.setattr(inference, "WORTH", 0)
+    before = ms.get_num_threads()
+    ms.set_num_threads(3)
+    try:
+        engines = [deploy.compile(small_net(kept), (3, 9, 10)) for kept in (None, 0.4)]
+        x = images(33, (3, 9, 10))
+        expected = [[engine(x[:n]) for n in (1, 33)] for engine in engines]
+        wrong = []
+
+        def caller(seed):
+            for i in range(150):
+                which, part = (seed + i) % 2, i % 10 == 0
+                if not np.array_equal(engines[which](x[:33 if part else 1]), expected[which][part]):
+                    wrong.append((seed, i))
+        callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(4)]
+        for one in callers:
+            one.start()
+        for one in callers:
+            one.join()
+    finally:
+        ms.set_num_threads(before)
+    assert not wrong
 
 
 def test_any_number_of_threads_and_any_engine_gives_the_same_bits():
@@ -406,3 +476,16 @@ def test_a_saved_engine_gives_the_same_bits(tmp_path):
     loaded = deploy.load(tmp_path / "net.safetensors")
     assert loaded.info == engine.info and repr(loaded) == repr(engine)
     np.testing.assert_array_equal(loaded(x), engine(x))
+
+
+def test_kernels_can_be_compiled_at_install_time(tmp_path, capsys):
+    deploy.compile(small_net(0.5), (3, 9, 10)).save(tmp_path / "net.safetensors")
+    command.main([str(tmp_path / "net.safetensors"), "--batch", "1", "3"])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["batch 1", "batch 3"]
+    (tmp_path / "other").write_bytes(b"no model")
+    for wrong, message in ([str(tmp_path / "other")], "other"), ([str(tmp_path / "none")], "No such file"):
+        with pytest.raises(SystemExit, match=message):
+            command.main(wrong)
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "net.safetensors"), "--batch", "0"])
+    assert "at least one image, got 0" in capsys.readouterr().err

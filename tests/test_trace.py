@@ -128,6 +128,35 @@ def test_what_is_refused(run, message):
     assert model.training
 
 
+def layer_by_name(name, *args, **options):
+    layer = getattr(sparse, name)(*args, **options)
+    rng = np.random.default_rng(0)
+    if hasattr(layer, "gate"):
+        layer.gate.log_alpha.data[...] = rng.standard_normal(layer.gate.log_alpha.shape)
+        layer.gate.log_alpha.data.reshape(-1)[::3] = -9         # closed
+    layer.bias.data[:] = rng.standard_normal(layer.bias.shape)
+    return layer
+
+
+@pytest.mark.parametrize("kind", ["Sparse", "DynamicSparse", "L0"])
+def test_sparse_layers(kind):
+    ms.manual_seed(0)
+    model = nn.Sequential(layer_by_name(f"{kind}Conv2d", 3, 8, 3, stride=2, padding=1), nn.GELU(), nn.Flatten(),
+                          layer_by_name(f"{kind}Linear", 72, 10)).eval()
+    engine = deploy.compile(model, (3, 6, 6))
+    for n in 1, 5:
+        np.testing.assert_allclose(engine(X[:n]), model(ms.tensor(X[:n])).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert all(step.zeros > 0 for step in engine.steps if "weight" in step.arrays)
+
+
+@pytest.mark.parametrize("run", [lambda s, x: x.flatten(1).softmax(0), lambda s, x: F.softmax(x, dim=-4),
+                                 lambda s, x: F.log_softmax(x.flatten(1), 0), nn.Softmax(0), nn.LogSoftmax(-4)])
+def test_softmax_over_the_batch_is_refused(run):
+    model = run if isinstance(run, nn.Module) else Net(run)
+    with pytest.raises(TypeError, match="cannot take the operation (log_)?softmax.* over the batch"):
+        deploy.compile(model, (3, 6, 6))
+
+
 def test_what_hides_from_a_recording_is_found():
     """Arithmetic on .data cannot be seen, but the outputs differ."""
     def run(s, x):

@@ -106,8 +106,14 @@ class Engine:
         self._profile = 1, None             # for the table: size of the batch, milliseconds of each layer
 
     def __call__(self, images):
-        """ValueError unless `images` is (N, *input_shape) with N > 0."""
-        images = np.asarray(images, np.float32)
+        """ValueError unless `images` is (N, *input_shape) with N > 0, of floating-point numbers.
+
+        Whole numbers are refused: pictures of 0 to 255 that nobody normalised would get scores without any sense.
+        """
+        images = np.asarray(images)
+        if images.size and images.dtype.kind != "f":
+            raise ValueError(f"engine: expected floating-point images, normalised as in training, got {images.dtype}")
+        images = images.astype(np.float32, copy=False)
         if images.shape[1:] != self.input_shape or not images.size:
             raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}), "
                              f"got shape {images.shape}")
@@ -148,7 +154,12 @@ class Engine:
         return self._found[size]
 
     def warmup(self, batch=1):
-        """Compile and plan for batches of this size now, rather than when the first one comes."""
+        """Compile and plan for batches of this size now, rather than when the first one comes.
+
+        For the animals net and one image it takes about COLD seconds on a machine that has never run it, and WARM s in
+        every later process, from the kernels on disk; `python -m minisparse.deploy FILE` puts them there, at install
+        time, say.
+        """
         self(np.zeros((batch, *self.input_shape), np.float32))
 
     def profile(self, images, rounds=20):
@@ -156,8 +167,8 @@ class Engine:
 
         Returns the median seconds of a call, layers and all.
         """
+        out = self(images)[:LARGEST]        # which checks, compiles and plans
         images = np.asarray(images, np.float32)[:LARGEST]
-        out = self(images)      # which checks, compiles and plans
         size = next(parts(len(images)))[2]
         if not have_numba() or not self.steps:
             return None

@@ -141,6 +141,11 @@ class _Recorder:
             self.refuse(" along the batch")
         return Step("cat", {"dim": dim}, [self.index(t) for t in tensors])
 
+    def softmax(self, out, x, dim):
+        if dim % x.ndim == 0:
+            self.refuse(" over the batch")
+        return self.plain(out, x=x, dim=dim)
+
     def mean(self, out, a, dim, keepdim, **_):
         dims = [d % a.ndim for d in (range(a.ndim) if dim is None or dim == [] else np.atleast_1d(dim).tolist())]
         if 0 in dims:
@@ -148,5 +153,6 @@ class _Recorder:
         return Step("mean", {"dim": dims, "keepdim": keepdim}, [self.index(a)])
 
 
-READERS = {name: getattr(_Recorder, name) for name in ("batch_norm", "reshape", "cat", "mean")}
+READERS = {name: getattr(_Recorder, name) for name in ("batch_norm", "reshape", "cat", "softmax", "mean")}
+READERS["log_softmax"] = _Recorder.softmax
 READERS |= dict.fromkeys(("add", "sub", "mul", "div"), _Recorder.two)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import dense_conv, have_numba, load
-from .pool import parallel, threads
+from .pool import parallel
 from .sparse_conv import _stride, taps
 
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
@@ -25,6 +25,7 @@ COPIES = 6              # shifted copies of an input at most
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
 # begin with a row
 DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
+WORTH = 300_000         # cycles that a layer must take for a second thread to pay: it wakes after some ten thousand
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
 
@@ -239,6 +240,8 @@ class DirectLayer:
         self.stream = np.empty((len(order), 1 + self.block), np.int32)      # see tile.accumulate_stream
         self.stream[:, 0] = offset[order]
         self.stream[:, 1:] = blocks[kept.output, :, inside][order].view(np.int32)
+        # what the groups of outputs cost together, for threads to share: the work on sums counts as some nonzeros
+        self.costs = np.cumsum(np.bincount(kept.output, minlength=groups) + 8 * self.blocks)
         self.kernel = load("direct").convolve_layer
 
     def bind(self, x, out):
@@ -253,7 +256,7 @@ class DirectLayer:
             parallel(lambda first, last: self.kernel(
                 self.tile, padded.flat[16:], self.segments, self.stream, self.walk, self.shape[3], ending.code,
                 ending.scale, ending.shift, first, last, sums, out.flat, out.plane, out.row, out.places),
-                count, min(limit, threads(self.multiplications) or limit))
+                count, limit if self.cycles > WORTH else 1, self.costs)
         return run
 
 
@@ -291,7 +294,7 @@ class DenseLayer:
         count = row // (ending.pool * self.batch) * ending.pool * self.batch
 
         def run(limit):
-            limit = min(limit, threads(self.multiplications) or limit)
+            limit = limit if self.cycles > WORTH else 1
             sums = products
             if not self.product:
                 sums = dense_conv.forward(x.view, self.weight, None, self.geometry, self.groups, limit)
@@ -330,7 +333,7 @@ class VectorLayer:
             self.kernel(self.crow[first:last + 1], self.column, self.value, vector, sums[first:last])
             self.finish(sums[:, None], 1, 1, 1, 1, ending.code, ending.scale, ending.shift, first, last, out.flat,
                         out.plane, out.row, out.places)
-        return lambda limit: parallel(work, len(self.weight), min(limit, threads(self.multiplications) or limit))
+        return lambda limit: parallel(work, len(self.weight), limit if self.cycles > WORTH else 1)
 
 
 def choices(weight, groups, geometry, shape, ending):
