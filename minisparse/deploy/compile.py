@@ -15,6 +15,7 @@ def compile(model, input_shape, info=None, threads=None):
     input_shape: of one input, without the batch: (3, 32, 32); ValueError where it does not fit the model.
     info: a dict of plain values to keep with the model: classes, mean, std, ...; threads: at most so many of the worker
     threads (see minisparse.set_num_threads). The engine has its own copy of the weights.
+    Masks: block_mask's 4x1 has a kernel of its own; n_m_mask's are passed over like any other zeros.
     """
     steps, x, expected = trace(model, input_shape)
     engine = Engine(_fold(steps), input_shape, info, threads)

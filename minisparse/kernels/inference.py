@@ -318,12 +318,12 @@ class VectorLayer:
     def __init__(self, weight, ending):
         self.weight, self.ending, self.out_shape = weight.reshape(len(weight), -1), ending, (len(weight), 1, 1, 1)
         self.multiplications = np.count_nonzero(weight)
-        self.cycles = 1.25 * self.multiplications + 5 * len(weight)
+        self.cycles = self.multiplications + 5 * len(weight)
 
     def prepare(self):
         row, column = np.nonzero(self.weight)
         self.crow = np.searchsorted(row, np.arange(len(self.weight) + 1)).astype(np.uint64)
-        self.column, self.value = column.astype(np.uint64), self.weight[row, column]
+        self.column, self.value = column.astype(np.uint32), self.weight[row, column]      # half of the memory
         self.kernel, self.finish = load("csr").multiply_vector, load("direct").finish_layer
 
     def bind(self, x, out):
