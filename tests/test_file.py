@@ -535,6 +535,19 @@ def test_work_without_end_is_refused():
             check.check(chain(*steps), shape)
 
 
+def test_a_few_bytes_do_not_become_much_memory(tmp_path, monkeypatch):
+    layer = one_layer(pruned((200, 1000), 0.9995))
+    file.save(layer, tmp_path / "a", "int8")
+    assert file.read(tmp_path / "a")[0][0].zeros == layer.steps[0].zeros
+    monkeypatch.setattr(file, "NUMBERS", 1000)      # as if the layer were 16,000 times as large
+    for values in "float32", "int8":
+        with pytest.raises(ValueError, match="bytes cannot hold 200200 numbers, at most"):
+            file.save(layer, tmp_path / "b", values)
+    with pytest.raises(ValueError, match="a: .* bytes cannot hold 200200 numbers, at most"):
+        file.read(tmp_path / "a")
+    there_and_back(one_layer(pruned((200, 1000), 0.98)), tmp_path / "c", "int8")
+
+
 def bombs():
     """Small files that would become large."""
     arrays = {"weight": {"shape": [2 ** 13, 2 ** 13], "values": "int8"},
