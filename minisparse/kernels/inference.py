@@ -249,6 +249,7 @@ class DirectLayer:
         ending, count = self.ending, self.outputs // self.block
         sums = _aligned(self.outputs * self.walk[1] * self.walk[5]).reshape(self.outputs, -1)
         padded = x if x.reader is self or self.features else self.images()
+        costs = self.costs if self.cycles > 4 * WORTH else None     # shares by cost take some time themselves
 
         def run(limit):
             if padded is not x:
@@ -256,7 +257,7 @@ class DirectLayer:
             parallel(lambda first, last: self.kernel(
                 self.tile, padded.flat[16:], self.segments, self.stream, self.walk, self.shape[3], ending.code,
                 ending.scale, ending.shift, first, last, sums, out.flat, out.plane, out.row, out.places),
-                count, limit if self.cycles > WORTH else 1, self.costs)
+                count, limit if self.cycles > WORTH else 1, costs)
         return run
 
 
