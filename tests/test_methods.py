@@ -11,7 +11,7 @@ import pytest
 import minisparse as ms
 from minisparse import nn, optim, sparse
 from minisparse.sparse import (SET, Constant, Cubic, OneShot, Pruner, Reactive, RigL, block_mask, erk,
-                               magnitude, movement, n_m_mask, random, rewind, snip, summed, taylor, topk_mask,
+                               lamp, magnitude, movement, n_m_mask, random, rewind, snip, summed, taylor, topk_mask,
                                uniform, unit_mask)
 from minisparse.sparse.schedules import Linear
 from test_pruner import OPTIMIZERS, batch, same, small_net, train, weights
@@ -29,6 +29,7 @@ METHODS = {
     "one shot": lambda net: Pruner(net, TARGETS, OneShot(3)),
     "gradual": lambda net: Pruner(net, TARGETS, CUBIC),
     "global": lambda net: Pruner(net, 0.7, CUBIC, scope="global"),
+    "lamp": lambda net: Pruner(net, 0.7, CUBIC, scope="global", score=lamp),
     "random": lambda net: Pruner(net, TARGETS, CUBIC, score=random, seed=5),
     "movement": lambda net: Pruner(net, TARGETS, CUBIC, score=movement),
     "taylor": lambda net: Pruner(net, TARGETS, CUBIC, score=taylor, scope="global"),
@@ -243,6 +244,19 @@ def test_a_layer_without_gradient_is_named():
 
 
 # --- SNIP, scores -----------------------------------------------------------------------------------------
+
+def test_lamp_by_its_definition():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 3, 2)).astype(np.float32)
+    w[0, 0] = w[3, 2, 1] = 0
+    scores = lamp(w)
+    for index in np.ndindex(w.shape):
+        larger = np.abs(w) >= abs(w[index])
+        assert scores[index] == pytest.approx(w[index] ** 2 / np.sum(np.square(w[larger], dtype=float)), rel=1e-6)
+    assert scores.max() == 1
+    assert not lamp(np.zeros((2, 3))).any()
+    assert np.array_equal(lamp(1000 * w).argsort(axis=None), scores.argsort(axis=None))     # of any scale
+
 
 def test_snip_keeps_the_largest_products_of_all_layers():
     net = small_net()

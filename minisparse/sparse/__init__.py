@@ -5,6 +5,7 @@ One loop serves every method, with `pruner.step()` after `optimizer.step()` (den
 
     gradual         Pruner(model, targets, Cubic(start=steps // 10, end=steps * 3 // 4))
     global          Pruner(model, 0.9, Cubic(start=steps // 10, end=steps * 3 // 4), scope="global")
+    LAMP            Pruner(model, 0.9, Cubic(start=steps // 10, end=steps * 3 // 4), scope="global", score=lamp)
     movement        Pruner(model, targets, Cubic(start=steps // 10, end=steps * 3 // 4), score=movement)
     one shot        Pruner(model, targets, OneShot(start=steps // 2)), and fine-tuning from there
     dynamic         Pruner(model, targets, Reactive(start, end)), and pruner.report(accuracy) now and then
@@ -18,6 +19,8 @@ One loop serves every method, with `pruner.step()` after `optimizer.step()` (den
                         Pruner(model, sparsity, OneShot())
                         rewind(model, start)
                     train(model)
+    by sensitivity  curves = sensitivity(model, lambda: accuracy(model, held_out), (0.5, 0.75, 0.9))
+                    Pruner(model, tolerated(curves, 0.01, (0.5, 0.75, 0.9)), OneShot())
     blocks, filters Pruner(..., mask=block_mask), or unit_mask, or any function (scores, sparsity) -> mask
     2:4             Pruner(model, 0.5, OneShot(), mask=lambda scores, sparsity: n_m_mask(scores, 2, 4))
 """
@@ -30,7 +33,7 @@ from .methods import SET, RigL, rewind
 from .penalties import elastic_net, group_lasso, l1, lambda_path
 from .pruner import Pruner
 from .schedules import Constant, Cosine, Cubic, OneShot, Reactive    # not Linear: it would read as a layer
-from .scores import gradient_magnitude, magnitude, movement, random, snip, summed, taylor
+from .scores import gradient_magnitude, lamp, magnitude, movement, random, snip, summed, taylor
 from .sensitivity import sensitivity, tolerated
 from .shrink import shrink
 from .targets import erk, uniform
@@ -39,6 +42,6 @@ from .zeros import sparsifiable, summary
 __all__ = ["Constant", "Cosine", "Cubic", "DynamicSparseConv2d", "DynamicSparseLinear", "HardConcrete",
            "L0Conv2d", "L0Linear", "OneShot", "Pruner", "Reactive", "RigL", "SET", "SparseConv2d",
            "SparseLinear", "block_mask", "elastic_net", "erk", "expected_l0", "expected_l2", "from_scipy",
-           "gradient_magnitude", "group_lasso", "l1", "lambda_path", "magnitude", "movement", "n_m_mask",
+           "gradient_magnitude", "group_lasso", "l1", "lambda_path", "lamp", "magnitude", "movement", "n_m_mask",
            "random", "random_mask", "rewind", "sensitivity", "shrink", "snip", "sparsifiable", "summary",
            "summed", "taylor", "to_scipy", "tolerated", "topk_mask", "uniform", "unit_mask"]

@@ -20,6 +20,20 @@ def magnitude(weight):
     return np.abs(weight)
 
 
+def lamp(weight):
+    """w^2 / the sum of the squares of this and all larger weights of the layer (Lee et al., arXiv:2010.07611).
+
+    Magnitude that can be compared between layers, for scope="global": by how much the layer's output would change,
+    next to the weights that would still be there. The largest of a layer scores 1, so no layer loses all its weights.
+    """
+    order = np.argsort(np.abs(weight), axis=None, kind="stable")
+    squares = np.square(weight.reshape(-1)[order], dtype=np.float64)
+    rest = np.cumsum(squares[::-1])[::-1]
+    scores = np.empty(weight.size)
+    scores[order] = np.divide(squares, rest, out=np.zeros_like(squares), where=rest > 0)
+    return scores.reshape(weight.shape)
+
+
 def random(weight, generator):
     """The same chance for every weight: what any other score has to beat."""
     return generator.random(weight.shape)
