@@ -6,7 +6,8 @@
 1. Train the dense net. A fifth of the training images is held out, and all choices are made on these.
 2. Sensitivity: prune each layer alone, without retraining, and measure (minisparse/sparse/sensitivity.py).
 3. One number, the loss that each layer may cause alone, gives all their sparsities. Bisect on it: a candidate begins
-   with the dense weights, is pruned while it trains for a fifth of the epochs, and must stay within the tolerance.
+   with the dense weights, trains for a fifth of the epochs (two at least) while it is pruned, and must stay within
+   the tolerance.
 4. Train in full the smallest that did; if it does not stay within the tolerance itself, the next.
 5. Read the test set, once, for the dense net and for this one.
 
@@ -70,7 +71,7 @@ class Search:
         return sparse.sensitivity(self.dense.model, measure, SPARSITIES, dense=["whiten"])
 
     def candidate(self, loss, targets):
-        recipe = dataclasses.replace(self.recipe, epochs=max(1, self.recipe.epochs // 5), prune=(0.0, 0.5))
+        recipe = dataclasses.replace(self.recipe, epochs=max(2, self.recipe.epochs // 5), prune=(0.0, 0.5))
         return self.run(f"candidate {loss:.4f}", recipe, targets, self.dense.model.state_dict())[1]
 
     def full(self, loss, targets):
@@ -142,8 +143,8 @@ def report(search, curves, tried, trained, winner, test):
                   *([f"{100 * loss:.2f}", *shares([found["zeros"], found["accuracy"]]),
                      "yes" if search.fits(found["accuracy"]) else "no"] for loss, found in trained)]),
         "## Result",
-        f"{winner.name}: {zeros.sparsity:.1%} zeros, {zeros.weights - zeros.zeros:,} of {zeros.weights:,} weights kept. "
-        "Test set, read once: " + ", ".join(f"{name} {share:.2%}" for name, share in final.items()) + "."]) + "\n"
+        f"{winner.name}: {zeros.sparsity:.1%} zeros, {zeros.weights - zeros.zeros:,} of {zeros.weights:,} weights kept."
+        " Test set, read once: " + ", ".join(f"{name} {share:.2%}" for name, share in final.items()) + "."]) + "\n"
 
 
 def main(argv=None):

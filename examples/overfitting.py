@@ -116,7 +116,7 @@ def draw(figures):
         ax.set(xlabel="zeros, %", ylabel="test accuracy, %")
         ax.set_title(f"Training images {view}")
         ax.grid(color=GREY, alpha=.2)
-    ax.legend(loc="lower left")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(methods) + 1)
     return figure
 
 

@@ -24,8 +24,10 @@ import functools
 import io
 import multiprocessing
 import pathlib
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import matplotlib
@@ -91,10 +93,14 @@ def work(job):
 def sweep(jobs, executor):
     """{job: its figures}, in the order of the jobs."""
     futures = {executor.submit(work, job): job for job in jobs}
-    for future in as_completed(futures):
-        figures = future.result()
-        print(f"{futures[future].name}: accuracy {figures['accuracy']:.1%}, zeros {figures['zeros']:.1%}, "
-              f"trained for {figures['seconds']:.0f} s", flush=True)
+    try:
+        for future in as_completed(futures):
+            figures = future.result()
+            print(f"{futures[future].name}: accuracy {figures['accuracy']:.1%}, zeros {figures['zeros']:.1%}, "
+                  f"trained for {figures['seconds']:.0f} s", flush=True)
+    finally:                    # where one fails, the others need not begin
+        for future in futures:
+            future.cancel()
     return {job: future.result() for future, job in futures.items()}
 
 
@@ -176,8 +182,9 @@ def main(argv=None, executor=None):
         args.out.mkdir(parents=True, exist_ok=True)
         if executor:
             figures = sweep(jobs, executor)
-        else:       # new processes: a fork would take the locks of this one's threads along
-            with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as executor:
+        else:       # new processes: a fork would take the locks of this one's threads along. Ctrl-C ends them at once
+            with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), signal.signal,
+                                     (signal.SIGINT, signal.SIG_DFL)) as executor:
                 figures = sweep(jobs, executor)
         ms.set_num_threads(threads)
         time_inference(figures)
@@ -190,6 +197,9 @@ def main(argv=None, executor=None):
     except (data.DataError, RunError, OSError) as error:
         print(f"tradeoff: {error}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, BrokenProcessPool):
+        print("tradeoff: stopped; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
