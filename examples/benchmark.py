@@ -11,6 +11,7 @@ machine and from hour to hour; the ratios, measured in turn, much less.
 """
 import argparse
 import logging
+import multiprocessing
 import platform
 import statistics
 import sys
@@ -32,6 +33,7 @@ from animal_net import animal_net
 
 CLASSES = 6
 ZEROS = 0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99
+TRAINING = {"conv 60 FC 75": (0.6, 0.75), "conv 90 FC 90": (0.9, 0.9)}
 SPARSITIES = {"conv 55 FC 75": (0.55, 0.75), "conv 75 FC 75": (0.75, 0.75), "conv 90 FC 90": (0.9, 0.9)}
 
 
@@ -53,6 +55,7 @@ def minisparse_step(images, labels, targets=None):
         optimizer.step()
         if pruner:
             pruner.step()
+    step.model = model
     return step
 
 
@@ -111,28 +114,70 @@ def in_turn(functions, rounds):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def train(batch, threads, rounds):
+def random_batch(batch):
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch, 3, 32, 32), np.float32)
-    labels = rng.integers(0, CLASSES, batch)
-    steps = {"minisparse dense": minisparse_step(images, labels),
-             "minisparse conv 60 FC 75": minisparse_step(images, labels, {nn.Conv2d: 0.6, nn.Linear: 0.75,
-                                                                          "whiten": None})}
+    return rng.standard_normal((batch, 3, 32, 32), np.float32), rng.integers(0, CLASSES, batch)
+
+
+def index_seconds(model):
+    """How long each layer takes to prepare for a new mask: the longest, of the second of two tries."""
+    def again(key, plan):
+        began = time.perf_counter()
+        type(plan)(plan.mask, *key)
+        return time.perf_counter() - began
+    plans = [item for layer in sparse.sparsifiable(model).values() for item in layer.weight.plans.items()]
+    return max(min(again(*item) for _ in range(2)) for item in plans)
+
+
+def resident(name):
+    """Bytes in memory of this process: "VmRSS" now, "VmHWM" at most (Linux)."""
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+def growth(make, batch, threads, *options):
+    """Bytes that training with `batch` images takes at its peak, in a process of its own, above what steps of two
+    images leave: libraries and compiled kernels."""
+    ms.set_num_threads(threads)
+    if make is torch_step:
+        import torch
+        torch.set_num_threads(threads)
+    make(*random_batch(2), *options)()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")       # the peak is counted from here on
+    step = make(*random_batch(batch), *options)
+    for _ in range(3):
+        step()
+    return resident("VmHWM") - before
+
+
+def train(batch, threads, rounds):
+    settings = {"minisparse dense": (minisparse_step, None)}
+    for name, (conv, linear) in TRAINING.items():
+        settings[f"minisparse {name}"] = minisparse_step, {nn.Conv2d: conv, nn.Linear: linear, "whiten": None}
     versions = [f"Python {platform.python_version()}", f"NumPy {np.__version__}"]
     try:
         import torch
         torch.set_num_threads(threads)
         versions.append(f"PyTorch {torch.__version__}")
-        steps["PyTorch"] = torch_step(images, labels, channels_last=False)
-        steps["PyTorch channels last"] = torch_step(images, labels, channels_last=True)
+        settings |= {"PyTorch": (torch_step, False), "PyTorch channels last": (torch_step, True)}
     except ImportError:
         print("PyTorch is not installed: no peer to compare with")
+    steps = {name: make(*random_batch(batch), options) for name, (make, options) in settings.items()}
     medians = in_turn(steps, rounds)
-    peers = [seconds for name, seconds in medians.items() if name.startswith("PyTorch")]
+    memory = {}
+    for name, (make, options) in settings.items():
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            memory[name] = process.apply(growth, (make, batch, threads, options))
+    peers = [name for name in medians if name.startswith("PyTorch")]
     print(f"one training step of the animals net, batch {batch}, {threads} thread(s); {', '.join(versions)}")
     for name, seconds in medians.items():
-        ratio = f"  {seconds / min(peers):.2f} of the faster PyTorch" if peers else ""
-        print(f"  {name:26} {1000 * seconds:8.1f} ms  {seconds / medians['minisparse dense']:.2f} of own dense{ratio}")
+        ratio = f"  {seconds / min(medians[p] for p in peers):.2f} of the faster PyTorch" if peers else ""
+        more = f"  {memory[name] / min(memory[p] for p in peers):.2f} of its memory" if peers else ""
+        print(f"  {name:26} {1000 * seconds:8.1f} ms  {seconds / medians['minisparse dense']:.2f} of own dense{ratio}"
+              f"  {memory[name] / 1e6:5.0f} MB{more}")
+    print(f"  a new mask takes at most "
+          f"{1000 * max(index_seconds(steps[f'minisparse {name}'].model) for name in TRAINING):.1f} ms a layer")
 
 
 # --- inference --------------------------------------------------------------------------------------------
