@@ -3,6 +3,7 @@ import copy
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -81,6 +82,17 @@ def test_backward_twice():
     shared.sum().backward()
     with pytest.raises(RuntimeError, match="second time"):
         (shared * 2).sum().backward()
+
+
+def test_results_that_no_gradient_needs_are_freed():
+    x = ms.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    kept, dropped = x.exp(), x + 1              # exp's gradient needs its result, that of a sum needs none
+    seen = weakref.ref(kept), weakref.ref(dropped), weakref.ref(dropped.data)
+    loss = (2 * kept + 3 * dropped).sum()
+    del kept, dropped
+    assert [ref() is None for ref in seen] == [True, True, True]
+    loss.backward()
+    np.testing.assert_allclose(x.grad.numpy(), 2 * np.exp([1, 2, 3]) + 3, rtol=1e-6)
 
 
 def test_retain_grad():
