@@ -152,7 +152,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
         raise ValueError(f"max_pool2d: padding {padding} is more than half of the kernel {kernel}")
     geometry = _geometry("max_pool2d", images, kernel, stride, padding, dilation, ceil_mode)
     xb = batch_last(images)
-    shape = (xb.shape[0], *geometry[-2:], xb.shape[3])
+    whole, shape = xb.shape, (xb.shape[0], *geometry[-2:], xb.shape[3])
     out = memory.empty(shape, xb.dtype)
     taps = memory.empty(shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
     kernels = load("pooling")
@@ -161,7 +161,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
 
     def vjp(g):
         gb = batch_last(g[None] if single else g)
-        gx = memory.empty(xb.shape, g.dtype)
+        gx = memory.empty(whole, g.dtype)
         parallel(lambda first, last: kernels.max_pool_grad(gb[first:last], taps[first:last], geometry, gx[first:last]),
                  len(gx))
         return batch_first(gx)[0] if single else batch_first(gx)
