@@ -56,7 +56,8 @@ def compare(args, progress):
             return run
         twin = make("dense", without_zeros(recipe))
         figures.setdefault(("dense", None), []).append(result(twin, progress, test))
-        targets = {f"conv {100 * recipe.conv:.0f} %, FC {100 * recipe.linear:.0f} %": {}, "90 % overall": {"overall": 0.9}}
+        targets = {f"conv {100 * recipe.conv:.0f} %, FC {100 * recipe.linear:.0f} %": {},
+                   "90 % overall": {"overall": 0.9}}
         for target, options in targets.items():
             for method in args.methods:
                 run = make(f"{method} {target}", dataclasses.replace(recipe, method=method, **options))

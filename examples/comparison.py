@@ -167,8 +167,8 @@ def as_markdown(rows):
 
 def findings(results):
     """Where the sparse net is worse or slower, where better, and where nobody can tell."""
-    found = [Finding("looks", "", "Accuracies are those of two looks at each image, as it is and mirrored, whose scores "
-                     "are averaged, except where the table says one look.")]
+    found = [Finding("looks", "", "Accuracies are those of two looks at each image, as it is and mirrored, whose "
+                     "scores are averaged, except where the table says one look.")]
     found += [accuracy_finding(name, f"{title} ({n} images)", *both(results, *path, "accuracy"), n)
               for name, title, path, n in image_sets(results)]
     for name, title, path, _ in image_sets(results):

@@ -24,7 +24,7 @@ import minisparse as ms
 from minisparse import data, deploy, sparse
 
 from report import write_report
-from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluate, evaluate_twice, without_zeros
+from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluate, without_zeros
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=5, batch=64, optimizer="adamw", lr=4e-3, warmup=0.2,
@@ -56,7 +56,8 @@ def parse(argv=None):
                         help="how the sparse net becomes sparse (gradual)")
     parser.add_argument("--sparsity", type=float, metavar="SHARE",
                         help="zeros of all weights, in place of the next two")
-    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE", help="zeros of each convolution (quick: 0.55, accurate: 0.6)")
+    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE",
+                        help="zeros of each convolution (quick: 0.55, accurate: 0.6)")
     parser.add_argument("--fc-sparsity", type=float, metavar="SHARE",
                         help="zeros of each fully connected layer (0.75)")
     parser.add_argument("--seed", type=int, default=0,
@@ -160,7 +161,7 @@ def answers(engine, images, normalise, batch=64):
 
 def examine(run, engine, files, normalise, test, validation):
     """The figures of a finished net; files: {how values are stored: path}."""
-    scores = evaluate_twice(run.model, test.images, **run.stats)
+    scores = evaluate(run.model, test.images, **run.stats)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
     batch = normalise(test.images[:64])
@@ -169,14 +170,14 @@ def examine(run, engine, files, normalise, test, validation):
         "steps": run.losses,
         "schedule": run.schedule(),
         "test": per_class(scores, test.labels, test.classes) | {"confusion": confusion.tolist()},
-        "validation": {name: per_class(evaluate_twice(run.model, part.images, **run.stats), part.labels, test.classes)
+        "validation": {name: per_class(evaluate(run.model, part.images, **run.stats), part.labels, test.classes)
                        for name, part in validation.items()},
         "training": {"seconds": sum(row["seconds"] for row in run.history),
                      "data_waited": sum(row["waited"] for row in run.history),
                      "data_worked": sum(row["worked"] for row in run.history)},
         "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
         "file_bytes": {values: path.stat().st_size for values, path in files.items()},
-        "one_look": accuracy(evaluate(run.model, test.images, **run.stats), test.labels),
+        "one_look": accuracy(evaluate(run.model, test.images, **run.stats, looks=1), test.labels),
         "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
         "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
                     "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],

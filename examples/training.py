@@ -39,17 +39,16 @@ class Recipe:
     prune: tuple = (0.15, 0.6)  # when sparsity begins and when it is reached, as shares of all steps
 
 
-def evaluate(model, images, mean, std, batch=500):
-    """Scores (n, classes) of uint8 images (n, 3, S, S), in evaluation mode."""
-    loader = data.Loader(images, np.zeros(len(images), np.int64), batch, mean=mean, std=std, shuffle=False)
+def evaluate(model, images, mean, std, looks=2):
+    """Scores (n, classes) of uint8 images (n, 3, S, S), in evaluation mode: the mean of two looks at each image, as it
+    is and mirrored; or those of one look."""
     model.eval()
-    with ms.no_grad():
-        return np.concatenate([model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)])
-
-
-def evaluate_twice(model, images, mean, std):
-    """The mean of the scores of each image and of its mirror image."""
-    return (evaluate(model, images, mean, std) + evaluate(model, images[..., ::-1], mean, std)) / 2
+    scores = 0
+    for view in (images, images[..., ::-1])[:looks]:
+        loader = data.Loader(view, np.zeros(len(view), np.int64), batch_size=500, mean=mean, std=std, shuffle=False)
+        with ms.no_grad():
+            scores = scores + np.concatenate([model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)]) / looks
+    return scores
 
 
 def accuracy(scores, labels):
@@ -207,8 +206,7 @@ class Run:
                 progress.show(self, total, running / total, correct / total, time.perf_counter() - began)
             seconds = time.perf_counter() - began
             rows = {row.name: row.sparsity for row in sparse.summary(self.model)[-3:]}
-            held_out = accuracy(evaluate_twice(self.model, self.held_out.images, **self.stats),
-                                self.held_out.labels)
+            held_out = accuracy(evaluate(self.model, self.held_out.images, **self.stats), self.held_out.labels)
             self.epoch += 1
             self.early = self.early or copy.deepcopy(self.model.state_dict())
             self.history.append({
