@@ -25,6 +25,7 @@ COPIES = 6              # shifted copies of an input at most
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
 # begin with a row
 DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
+STREAM_BYTES = 4        # of the nonzeros that arrive in a cycle: they are read once a call, from beyond the second cache
 WORTH = 300_000         # cycles that a layer must take for a second thread to pay: it wakes after some ten thousand
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
@@ -194,7 +195,8 @@ class DirectLayer:
         _, rows, _, length, width, pitch, *_ = self.walk
         tiles = self.bands * -(-length // width)
         visits = tiles * self.blocks * self.outputs * rows * pitch / 16     # the sums come and go
-        return self.bands * self.kept * self._per_nonzero + visits
+        arrival = 4 * (1 + self.block) * self.kept / STREAM_BYTES
+        return max(self.bands * self.kept * self._per_nonzero, arrival) + visits
 
     @property
     def takes_padded(self):

@@ -139,14 +139,10 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
         def nonzero(k):
             """Its offset, and its values in all lanes."""
             entry = builder.gep(stream, [builder.mul(k, number(blocks + 1))])
-            if blocks > 1:
-                values = [builder.load(builder.bitcast(builder.gep(entry, [number(b + 1)]), f32.as_pointer()))
-                          for b in range(blocks)]
-                return builder.sext(builder.load(entry), i64), [_broadcast(builder, v) for v in values]
-            both = builder.load(builder.bitcast(entry, i64.as_pointer()))       # loads are what is scarce
-            both.align = 4
-            value = builder.bitcast(builder.trunc(builder.lshr(both, number(32)), i32), f32)
-            return builder.and_(both, number(0xffffffff)), [_broadcast(builder, value)]
+            values = builder.bitcast(entry, f32.as_pointer())
+            # each value is loaded from memory into all lanes: only multiply-adds then need the arithmetic ports
+            return (builder.sext(builder.load(entry), i64),
+                    [_broadcast(builder, builder.load(builder.gep(values, [number(b + 1)]))) for b in range(blocks)])
 
         def add_products(k, sums):
             at, factors = nonzero(k)
