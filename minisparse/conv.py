@@ -16,7 +16,7 @@ ALIGNED = 16            # a batch of a multiple of this keeps every tap on whole
 # the largest share of kept weights at which a training step gains, and where each load crosses two cache lines
 WORTH = 0.75, 0.5
 WORTH_PRODUCT = 0.4, 0.25       # of kernels of one pixel and fully connected layers, whose dense form is one product,
-WIDE = 512                      # and of rows of so many numbers; in shorter ones proportionally less
+WIDE = 1024                     # and of rows of so many numbers; in shorter ones proportionally less
 
 
 def pair(value, name):

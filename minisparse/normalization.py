@@ -36,13 +36,16 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
     kernels = load("norm")
     xb = batch_last(x.data)
     rows = xb.reshape(channels, -1)
-    count = rows.shape[1]
+    count, out = rows.shape[1], memory.empty(rows.shape, dtype)
     if training or running_mean is None:
         if count <= 1:
             raise ValueError(f"batch_norm: expected more than 1 value per channel when training, got shape {x.shape}")
         training = True
         mean, var = np.empty(channels, dtype), np.empty(channels, dtype)
-        _by_channel(kernels.moments, (rows, mean, var), channels)
+        gamma = np.ones(channels, dtype) if weight is None else np.ascontiguousarray(weight.data)
+        beta = np.zeros(channels, dtype) if bias is None else np.ascontiguousarray(bias.data)
+        _by_channel(lambda *parts: kernels.normalize(*parts[:3], dtype.type(eps), *parts[3:]),
+                    (rows, gamma, beta, mean, var, out), channels)
         if running_mean is not None:
             for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
                 running._version[0] += 1
@@ -51,22 +54,21 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
         mean, var = running_mean.data.astype(dtype), running_var.data.astype(dtype)
     inverse = 1 / np.sqrt(var + dtype.type(eps))
     scale = inverse if weight is None else inverse * weight.data
-    shift = -mean * scale if bias is None else bias.data - mean * scale
-    out = memory.empty(rows.shape, dtype)
-    _by_channel(kernels.scale_shift, (rows, scale, shift, out), channels)
+    if not training:
+        shift = -mean * scale if bias is None else bias.data - mean * scale
+        _by_channel(kernels.scale_shift, (rows, scale, shift, out), channels)
 
     def vjp(g):
         gb = batch_last(g).reshape(channels, -1)
         sum_g, sum_gx = np.empty(channels, dtype), np.empty(channels, dtype)
-        _by_channel(kernels.gradient_sums, (gb, rows, mean, sum_g, sum_gx), channels)
-        gx = None
-        if x.requires_grad:
-            # with xhat = (x - mean) inverse: gx = scale (g - mean(g) - xhat mean(g xhat)); the two means come from
-            # the batch statistics, which are constants in evaluation
-            slope = -scale * inverse ** 2 * sum_gx / count if training else np.zeros_like(scale)
-            offset = -scale * sum_g / count - slope * mean if training else np.zeros_like(scale)
-            gx = memory.empty(rows.shape, dtype)
-            _by_channel(kernels.combine, (gb, rows, scale, slope, offset, gx), channels)
+        gx = memory.empty(rows.shape, dtype) if x.requires_grad else None
+        if gx is not None and training:
+            _by_channel(kernels.normalize_grad, (gb, rows, mean, scale, inverse, sum_g, sum_gx, gx), channels)
+        else:
+            _by_channel(kernels.gradient_sums, (gb, rows, mean, sum_g, sum_gx), channels)
+            if gx is not None:      # the statistics are constants in evaluation
+                _by_channel(kernels.scale_shift, (gb, scale, np.zeros_like(scale), gx), channels)
+        if gx is not None:
             gx = batch_first(gx.reshape(xb.shape))
         return gx, sum_gx * inverse, sum_g
     inputs = [x, x if weight is None else weight, x if bias is None else bias]

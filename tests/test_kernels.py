@@ -159,6 +159,25 @@ def test_norm_kernels(shape, dtype):
             np.testing.assert_allclose(one, other, rtol=4 * eps, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@dtypes
+def test_both_passes_of_batch_norm(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, *shape)).astype(dtype)
+    weight, bias, mean, inverse = (1 + rng.random((4, shape[0]))).astype(dtype)
+    eps, run = np.finfo(dtype).eps, min(shape[1], norm.BLOCK)
+    for name, inputs in [("normalize", (x, weight, bias, dtype(0.1))),
+                         ("normalize_grad", (g, x, mean, weight * inverse, inverse))]:
+        outcomes = []
+        for kernels in norm, reference:
+            out = [np.full(size, np.nan, dtype) for size in (shape[0], shape[0], shape)]
+            getattr(kernels, name)(*inputs, *out)
+            outcomes.append(out)
+        for found, expected, count in zip(*outcomes, (shape[1], shape[1], 1)):
+            sums = count if name == "normalize_grad" else 1
+            np.testing.assert_allclose(found, expected, rtol=4 * eps, atol=32 * eps * (sums * run) ** 0.5, err_msg=name)
+
+
 def test_moments_of_numbers_far_from_zero():
     x = (np.random.default_rng(0).standard_normal((2, 50_000)) + 1000).astype(np.float32)
     for kernels in norm, reference:

@@ -19,6 +19,37 @@ ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed 
 
 
 @jit()
+def pad(x, top, left, columns, phases, out):
+    """out[c, y + top, (i + left) % phases, (i + left) // phases] = x[c, y, i], zero elsewhere.
+
+    x: (C, H, W, N); out: (C, plane), each plane rows of `phases` times `columns` pixels of N numbers, and what is left.
+    """
+    channels, height, width, batch = x.shape
+    line = columns * batch
+    row = phases * line
+    for c in range(channels):
+        plane = out[c]
+        plane[:top * row] = 0
+        plane[(top + height) * row:] = 0
+        for y in range(height):
+            for phase in range(phases):
+                target = plane[(top + y) * row + phase * line:][:line]
+                start = (phase - left) % phases
+                at, count = (start + left) // phases, (width - start + phases - 1) // phases
+                target[:at * batch] = 0
+                target[(at + count) * batch:] = 0
+                if phases == 1:     # one long run
+                    source, part = x[c, y].ravel(), target[at * batch:]
+                    for j in range(len(source)):
+                        part[j] = source[j]
+                    continue
+                for i in range(count):
+                    source, part = x[c, y, start + i * phases], target[(at + i) * batch:]
+                    for j in range(batch):
+                        part[j] = source[j]
+
+
+@jit()
 def convolve(tile, x, segments, offset, value, bias, stride, first, last, part, out):
     """out[o, y, t] = bias[o] + sum over the nonzeros k of o of value[k] x[y stride + offset[k] + t], first <= o < last.
 

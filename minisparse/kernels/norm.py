@@ -3,6 +3,8 @@
 Sums may be reordered by the compiler (reassoc), without which they would not be vectorised; runs of BLOCK
 numbers are summed in the array's precision and the runs in double precision, so M may be large.
 """
+import numpy as np
+
 from ._jit import jit
 
 BLOCK = 4096
@@ -64,3 +66,25 @@ def combine(g, x, a, b, shift, out):
         p, q, r, gs, xs, target = a[c], b[c], shift[c], g[c], x[c], out[c]
         for i in range(len(xs)):
             target[i] = p * gs[i] + q * xs[i] + r
+
+
+# --- both passes over a row while it is in the cache -----------------------------------------------------------
+@jit()
+def normalize(x, weight, bias, eps, mean, variance, out):
+    """The moments of each row of x, and out = (x - mean) / sqrt(variance + eps) weight + bias."""
+    for c in range(len(x)):
+        one = slice(c, c + 1)
+        moments(x[one], mean[one], variance[one])
+        scale = weight[one] / np.sqrt(variance[one] + eps)
+        scale_shift(x[one], scale, bias[one] - mean[one] * scale, out[one])
+
+
+@jit()
+def normalize_grad(g, x, mean, scale, inverse, sum_g, sum_gx, out):
+    """The sums of `gradient_sums`, and out = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) inverse."""
+    count = x.dtype.type(x.shape[1])
+    for c in range(len(x)):
+        one = slice(c, c + 1)
+        gradient_sums(g[one], x[one], mean[one], sum_g[one], sum_gx[one])
+        slope = -scale[one] * inverse[one] * inverse[one] * sum_gx[one] / count
+        combine(g[one], x[one], scale[one], slope, -scale[one] * sum_g[one] / count - slope * mean[one], out[one])

@@ -104,6 +104,20 @@ def scale_shift(x, scale, shift, out):
     out += shift[:, None]
 
 
+def normalize(x, weight, bias, eps, mean, variance, out):
+    """The moments of each row of x, and out = (x - mean) / sqrt(variance + eps) weight + bias."""
+    moments(x, mean, variance)
+    out[...] = (x - mean[:, None]) / np.sqrt(variance + eps)[:, None] * weight[:, None] + bias[:, None]
+
+
+def normalize_grad(g, x, mean, scale, inverse, sum_g, sum_gx, out):
+    """The sums of `gradient_sums`, and out = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) inverse."""
+    gradient_sums(g, x, mean, sum_g, sum_gx)
+    xhat = (x - mean[:, None]) * inverse[:, None]
+    means = [(a / x.shape[1])[:, None] for a in (sum_g, sum_gx * inverse)]
+    out[...] = scale[:, None] * (g - means[0] - xhat * means[1])
+
+
 def combine(g, x, a, b, shift, out):
     """out = a[c] g + b[c] x + shift[c]."""
     np.multiply(g, a[:, None], out=out)
@@ -205,6 +219,20 @@ def gelu_grad(x, g, out):
 def _windows(x, offset, first, length):
     """x[first + offset[k] ... + length] for every k: (nonzeros, length)."""
     return np.lib.stride_tricks.sliding_window_view(x, length)[first + offset]
+
+
+def pad(x, top, left, columns, phases, out):
+    """out[c, y + top, (i + left) % phases, (i + left) // phases] = x[c, y, i], zero elsewhere.
+
+    Here: the rows of pixels in order, and then their phases as a dimension that is moved.
+    """
+    channels, height, width, batch = x.shape
+    rows = out.shape[1] // (phases * columns * batch)
+    padded = np.zeros((channels, rows, columns * phases, batch), x.dtype)
+    padded[:, top:top + height, left:left + width] = x
+    padded = padded.reshape(channels, rows, columns, phases, batch).swapaxes(2, 3).reshape(channels, -1)
+    out[:, :padded.shape[1]] = padded
+    out[:, padded.shape[1]:] = 0
 
 
 def convolve(tile, x, segments, offset, value, bias, stride, first, last, part, out):

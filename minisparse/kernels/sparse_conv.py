@@ -11,7 +11,6 @@ from . import dense_conv, have_numba, load, memory
 from .pool import parallel, threads
 
 L1_BYTES = 40 << 10     # of the first-level cache, for the rows of a block of input channels
-PADDING_BYTES = 1 << 19     # of the second-level cache: planes that are zeroed and then filled while they are there
 SEGMENT_COST = 2        # in nonzeros
 REMEMBERED = 4          # shapes of input (training, last batch, evaluation, ...) that plans are kept for
 
@@ -126,22 +125,10 @@ class DirectConv:
 
     def pad(self, x):
         """x (C, H, W, N) in a zero-padded copy, flat."""
-        channels, height, _, batch = x.shape
         sx, py, px = self.geometry[3:6]
-        flat = memory.empty((channels, self.plane), x.dtype)
-        few = max(1, PADDING_BYTES // flat[0].nbytes)
-
-        def work(first, last):
-            for c in range(first, last, few):
-                some = slice(c, min(c + few, last))
-                flat[some] = 0
-                planes = flat[some, :self.hp * self.row].reshape(-1, self.hp, sx, self.wp // sx, batch)
-                for phase in range(sx):
-                    start = (phase - px) % sx
-                    columns = x[some, :, start::sx]
-                    at = (start + px) // sx
-                    planes[:, py:py + height, phase, at:at + columns.shape[2]] = columns
-        parallel(work, channels, threads(16 * flat.size))     # to move a number takes as long as many multiplications
+        x, flat, pad = np.ascontiguousarray(x), memory.empty((len(x), self.plane), x.dtype), load("direct").pad
+        parallel(lambda first, last: pad(x[first:last], py, px, self.wp // sx, sx, flat[first:last]), len(x),
+                 threads(16 * flat.size))       # to move a number takes as long as many multiplications
         return flat.reshape(-1)
 
     def forward(self, padded, value, bias=None):
