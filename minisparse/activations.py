@@ -8,18 +8,20 @@ from .tensor import Tensor
 CHUNK = 1 << 15     # numbers that are worked on at a time, so that intermediate results stay in the cache
 
 
-def pointwise(function, *arrays):
+def pointwise(function, *arrays, compiled=False):
     """function(*chunks, out=chunk) over all numbers of the arrays, which have one shape; on the worker threads.
 
-    The result has the memory order of the first array.
+    compiled: one pass and no intermediate results, so that each thread gets its part in one piece. The result has the
+    memory order of the first array.
     """
     out = memory.empty_like(arrays[0])
     order = np.argsort([-s for s in out.strides], kind="stable")
     flats = [np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in (*arrays, out)]
 
     def work(first, last):
-        for start in range(first * CHUNK, min(last * CHUNK, out.size), CHUNK):
-            function(*(a[start:start + CHUNK] for a in flats))     # the last one is out
+        size = (last - first if compiled else 1) * CHUNK
+        for start in range(first * CHUNK, min(last * CHUNK, out.size), size):
+            function(*(a[start:start + size] for a in flats))     # the last one is out
     parallel(work, -(-out.size // CHUNK))
     return out
 
@@ -76,8 +78,9 @@ def gelu(x, approximate="none"):
         raise NotImplementedError(f"gelu: approximate={approximate!r}")
     _floating("gelu", x)
     kernels = load("activation") if x.dtype == np.float32 else reference
-    return Tensor.from_op("gelu", pointwise(kernels.gelu, x.data),
-                          (x, lambda g: pointwise(kernels.gelu_grad, x.data, g)))
+    compiled = kernels is not reference
+    return Tensor.from_op("gelu", pointwise(kernels.gelu, x.data, compiled=compiled),
+                          (x, lambda g: pointwise(kernels.gelu_grad, x.data, g, compiled=compiled)))
 
 
 def log_softmax(x, dim):
