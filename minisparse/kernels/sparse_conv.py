@@ -72,7 +72,7 @@ def taps(kept, groups=1):
 
 
 class DirectConv:
-    """A convolution of kept weights, sorted in the order in which the direct kernels meet them, for one geometry and shape of input.
+    """A convolution with kept weights, sorted as the direct kernels meet them, for one geometry and shape of input.
 
     geometry: see conv.py; shape: of the input, (C, H, W, N), one that `fits`; outputs: their number. `index` tells
     the order: where each kept weight stands in the flat weight.

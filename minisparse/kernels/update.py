@@ -15,7 +15,8 @@ def sgd(weight, grad, velocity, rate, momentum, added, decay, nesterov, maximize
     g = grad (negated if maximize) + decay weight. An empty velocity: s = g.
     """
     kind = weight.dtype.type
-    rate, momentum, added, decay, sign = kind(rate), kind(momentum), kind(added), kind(decay), kind(-1 if maximize else 1)
+    rate, momentum, added, decay = kind(rate), kind(momentum), kind(added), kind(decay)
+    sign = kind(-1 if maximize else 1)
     if not len(velocity):
         for i in range(len(weight)):
             weight[i] -= rate * (sign * grad[i] + decay * weight[i])
