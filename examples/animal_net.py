@@ -52,7 +52,8 @@ def whiten(model, images, mean, std, count=5000, eps=5e-4):
     The rows are the eigenvectors of the patches' covariance, each divided by the square root of its eigenvalue (+ eps),
     and their negatives; GELU then keeps what either sign lets through.
     """
-    x = (images[:count] / 255 - np.reshape(mean, (1, -1, 1, 1))) / np.reshape(std, (1, -1, 1, 1))
+    images = images[::-(-len(images) // count)]     # from all over the set: folders come class by class
+    x = (images / 255 - np.reshape(mean, (1, -1, 1, 1))) / np.reshape(std, (1, -1, 1, 1))
     patches = np.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(2, 3))
     patches = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 12)
     values, vectors = np.linalg.eigh(np.cov(patches.T))

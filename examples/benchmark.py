@@ -34,6 +34,7 @@ from animal_net import animal_net
 CLASSES = 6
 ZEROS = 0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99
 TRAINING = {"conv 60 FC 75": (0.6, 0.75), "conv 90 FC 90": (0.9, 0.9)}
+PATTERNS = "unstructured", "block 4x1"
 SPARSITIES = {"conv 55 FC 75": (0.55, 0.75), "conv 75 FC 75": (0.75, 0.75), "conv 90 FC 90": (0.9, 0.9)}
 
 
@@ -120,7 +121,7 @@ def random_batch(batch):
 
 
 def index_seconds(model):
-    """How long each layer takes to prepare for a new mask: the longest, of the second of two tries."""
+    """How long each layer takes to prepare for a new mask: the longest, of the better of two tries."""
     def again(key, plan):
         began = time.perf_counter()
         type(plan)(plan.mask, *key)
@@ -261,12 +262,11 @@ def with_peers(dense, runs, images, threads, rounds):
 
 
 def inference(batch, threads, rounds):
-    images = np.random.default_rng(0).standard_normal((batch, 3, 32, 32), np.float32)
-    dense = trained()
+    images, dense = random_batch(batch)[0], trained()
     runs = {"minisparse dense": deploy.compile(dense, (3, 32, 32))}
     for name, (conv, linear) in SPARSITIES.items():
-        for pattern in "unstructured", "block 4x1":
-            model = trained(conv, linear, pattern != "unstructured")
+        for pattern in PATTERNS:
+            model = trained(conv, linear, pattern == "block 4x1")
             runs[f"minisparse {name}, {pattern}"] = deploy.compile(model, (3, 32, 32))
     runs = {name: lambda engine=engine: engine(images) for name, engine in runs.items()}
     medians, peers, versions = with_peers(dense, runs, images, threads, rounds)
@@ -281,18 +281,18 @@ def inference(batch, threads, rounds):
 # --- cost against zeros -----------------------------------------------------------------------------------
 def zeros(batch, threads, rounds, file):
     """The whole net with the same share of zeros in all layers, a table and a plot; then the layers one by one."""
-    images, dense = np.random.default_rng(0).standard_normal((batch, 3, 32, 32), np.float32), trained()
+    images, dense = random_batch(batch)[0], trained()
     runs = {}
     for share in ZEROS:
-        for pattern in "unstructured", "block 4x1":
-            engine = deploy.compile(trained(share, share, pattern != "unstructured"), (3, 32, 32))
+        for pattern in PATTERNS:
+            engine = deploy.compile(trained(share, share, pattern == "block 4x1"), (3, 32, 32))
             runs[share, pattern] = lambda engine=engine: engine(images)
     medians, peers, versions = with_peers(dense, runs, images, threads, rounds)
     print(f"milliseconds of the animals net by its zeros, batch {batch}, {threads} thread(s); {versions}")
     print(f"  {'zeros':>6}  {'unstructured':>12}  {'block 4x1':>12}")
     for share in ZEROS:
         print(f"  {share:>6.0%}" + "".join(f"  {1000 * medians[share, pattern]:>12.2f}"
-                                          for pattern in ("unstructured", "block 4x1")))
+                                          for pattern in PATTERNS))
     for name in peers:
         print(f"  {name}: {1000 * medians[name]:.2f}")
     print(f"  {'layer':>18}  {'input':>14}  {'dense ms':>8}  sparse kernels pay from ... zeros on")
@@ -310,7 +310,7 @@ def plot(medians, peers, batch, threads, file):
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="zeros in every layer, %", ylabel="milliseconds",
                               title=f"Inference of the animals net, batch {batch}, {threads} thread(s)")
-    for pattern in "unstructured", "block 4x1":
+    for pattern in PATTERNS:
         axes.plot([100 * share for share in ZEROS], [1000 * medians[share, pattern] for share in ZEROS], marker="o",
                   label=f"minisparse, {pattern}")
     for i, name in enumerate(peers):

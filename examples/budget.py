@@ -14,21 +14,18 @@
 That takes about four times as long as the dense net alone. budget.md in --out has everything that was tried. A search
 that was stopped goes on when the command is given again.
 """
-import argparse
 import dataclasses
 import math
-import pathlib
 import sys
 
 import numpy as np
 
-import minisparse as ms
 from minisparse import data, sparse
 from minisparse.serialize import write_atomically
 
-from compare_methods import result
-from train_animals import PRESETS, read_data
-from training import Progress, Run, RunError, accuracy, evaluate, gradually, without_zeros
+import study
+from train_animals import at_least
+from training import Progress, Run, accuracy, evaluate, gradually, without_zeros
 
 HELD_OUT = 0.2          # more than for learning curves: the search must tell a point from noise
 SPARSITIES = [1 - 0.5 ** k for k in range(1, 7)]    # of the curves: half of the weights each time, 0.5 to 0.984
@@ -45,11 +42,9 @@ class Search:
         count = max(1, round(HELD_OUT * len(train)))
         self.train, self.held_out = train.subset(np.sort(order[count:])), train.subset(np.sort(order[:count]))
         self.stats = data.channel_stats(self.train.images)
-        recipe = PRESETS[args.preset or ("quick" if args.data == "drawn" else "accurate")]
-        self.recipe = dataclasses.replace(without_zeros(recipe), epochs=args.epochs or recipe.epochs)
+        self.recipe = without_zeros(study.preset(args))
         self.within, self.seed, self.out, self.progress = args.within / 100, args.seed, args.out, progress
         self.dense, found = self.run("dense", self.recipe)
-        self.dense.resume()             # the figures may be from their file
         self.accuracy = found["accuracy"]
 
     def run(self, name, recipe, targets=None, start=None):
@@ -60,7 +55,8 @@ class Search:
         if targets:
             run.pruner = sparse.Pruner(run.model, targets, sparse.Cubic(*gradually(recipe, run.steps)))
             run.settings["targets"] = targets
-        return run, result(run, self.progress, self.held_out, start and (lambda run: run.model.load_state_dict(start)))
+        before = start and (lambda run: run.model.load_state_dict(start))
+        return run, study.result(run, self.progress, self.held_out, before)
 
     def curves(self):
         """Accuracy over sparsity of each layer alone."""
@@ -71,13 +67,12 @@ class Search:
         return sparse.sensitivity(self.dense.model, measure, SPARSITIES, dense=["whiten"])
 
     def candidate(self, loss, targets):
+        """The figures of a short training from the dense net's weights on."""
         recipe = dataclasses.replace(self.recipe, epochs=max(2, self.recipe.epochs // 5), prune=(0.0, 0.5))
-        return self.run(f"candidate {loss:.4f}", recipe, targets, self.dense.model.state_dict())[1]
+        return self.run(f"candidate {loss:.6g}", recipe, targets, self.dense.model.state_dict())[1]
 
     def full(self, loss, targets):
-        run, found = self.run(f"sparse {loss:.4f}", self.recipe, targets)
-        run.resume()
-        return run, found
+        return self.run(f"sparse {loss:.6g}", self.recipe, targets)
 
     def fits(self, other):
         """Whether an accuracy is within the tolerance; the little more is for rounding."""
@@ -147,34 +142,24 @@ def report(search, curves, tried, trained, winner, test):
         " Test set, read once: " + ", ".join(f"{name} {share:.2%}" for name, share in final.items()) + "."]) + "\n"
 
 
+def work(args):
+    train, test = study.read(args.data, args.seed)
+    search = Search(args, train, Progress(sys.stdout, []))
+    curves = search.curves()
+    tried = bisect(search, curves, args.tries)
+    winner, trained = smallest(search, tried)
+    text = report(search, curves, tried, trained, winner, test)
+    write_atomically(args.out / "budget.md", text.encode())
+    print(text)
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="drawn", metavar="PATH", help="as in train_animals.py")
+    parser = study.options(__doc__, "runs/budget")
+    study.preset_options(parser)
     parser.add_argument("--within", type=float, default=1.0, metavar="POINTS", help="of the dense net's accuracy (1)")
-    parser.add_argument("--tries", type=int, default=TRIES, help="candidates (7)")
-    parser.add_argument("--preset", choices=PRESETS)
-    parser.add_argument("--epochs", type=int, help="instead of the preset's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/budget"))
-    # what read_data asks for beside --data
-    parser.set_defaults(val=[], data_dir=None, download=False, skip_bad_images=False)
-    args = parser.parse_args(argv)
-    if args.threads:
-        ms.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        train, test, _ = read_data(args)
-        search = Search(args, train, Progress(sys.stdout, []))
-        curves = search.curves()
-        tried = bisect(search, curves, args.tries)
-        winner, trained = smallest(search, tried)
-        text = report(search, curves, tried, trained, winner, test)
-        write_atomically(args.out / "budget.md", text.encode())
-        print(text)
-    except (data.DataError, RunError, OSError) as error:
-        print(f"budget: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("--tries", type=at_least(1), default=TRIES, help="candidates (7)")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    return study.attempt("budget", work, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,25 +8,20 @@ they are compared in pairs. Each pair is trained on the images as they are, wher
 shifted and mirrored ones, the usual remedy. No L1 penalty: zeros are all that differs. A run leaves a result file in
 --out and is not run again. overfitting.md and overfitting.png are written there too.
 """
-import argparse
 import dataclasses
-import io
-import pathlib
 import statistics
 import sys
 
-import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 
-import minisparse as ms
 from minisparse import data
-from minisparse.serialize import write_atomically
 
-from compare_methods import result, spread
-from report import COLOUR, GREY, STYLE
-from train_animals import PRESETS, read_data
-from training import METHODS, Progress, Run, RunError, accuracy, evaluate, without_zeros
+import study
+from report import COLOUR, GREY
+from study import result, spread
+from train_animals import PRESETS, at_least, share
+from training import METHODS, Progress, Run, accuracy, evaluate, without_zeros
 
 HELD_OUT = 20       # of each class, for the learning curves alone: nothing is decided by them
 VIEWS = {"as they are": None, "shifted, mirrored": data.Augment(shift=2)}
@@ -43,9 +38,9 @@ def sample(images, count, seed):
             images.subset(np.concatenate([c[count:count + HELD_OUT] for c in classes])))
 
 
-def study(args, progress):
+def pairs(args, progress):
     """{(view, method, sparsity): [figures of each seed]}; dense nets are (view, "dense", 0)."""
-    images, test, _ = read_data(args)
+    images, test = study.read(args.data)
     recipe = dataclasses.replace(PRESETS["quick"], epochs=args.epochs, l1=0.0)
     figures = {}
     for seed in args.seeds:
@@ -61,7 +56,6 @@ def study(args, progress):
             progress.runs = [run]
             ticket = recipe.method == "lottery"
             found = result(run, progress, test, (lambda run: run.draw_ticket(twin)) if ticket else None)
-            run.resume()
             found["training"] = accuracy(evaluate(run.model, train.images, **run.stats), train.labels)
             figures.setdefault((view, recipe.method or "dense", recipe.overall or 0), []).append(found)
             return run
@@ -120,33 +114,21 @@ def draw(figures):
     return figure
 
 
+def work(args):
+    figures = pairs(args, Progress(sys.stdout, [], every=60))
+    text = table(figures)
+    study.write(args.out / "overfitting", text, draw, figures)
+    print(text)
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="drawn", metavar="PATH", help="as in train_animals.py")
-    parser.add_argument("--count", type=int, default=100, help="training images of each class (100)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = study.options(__doc__, "runs/overfitting")
+    parser.add_argument("--count", type=at_least(1), default=100, help="training images of each class (100)")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["gradual"])
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75, 0.9, 0.95])
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/overfitting"))
-    # what read_data asks for beside --data
-    parser.set_defaults(val=[], seed=0, data_dir=None, download=False, skip_bad_images=False)
-    args = parser.parse_args(argv)
-    if args.threads:
-        ms.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        figures = study(args, Progress(sys.stdout, [], every=60))
-        text, picture = table(figures), io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            draw(figures).savefig(picture, format="png")
-        write_atomically(args.out / "overfitting.md", (text + "\n").encode())
-        write_atomically(args.out / "overfitting.png", picture.getbuffer())
-        print(text)
-    except (data.DataError, RunError, OSError) as error:
-        print(f"overfitting: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("--sparsities", type=share, nargs="+", default=[0.5, 0.75, 0.9, 0.95])
+    parser.add_argument("--epochs", type=at_least(1), default=20)
+    return study.attempt("overfitting", work, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ over as many machines as see --data and --out under the same paths:
 Inference is timed here, when all runs are over. Training times can be compared only if nothing else ran: one worker,
 which is the default, and no other program.
 """
-import argparse
 import dataclasses
 import functools
-import io
 import multiprocessing
 import pathlib
 import signal
@@ -30,17 +28,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 import minisparse as ms
 from minisparse import data, deploy
-from minisparse.serialize import write_atomically
 
-from compare_methods import result
-from report import GREY, INK, STYLE
-from train_animals import PRESETS, SIZE, hold_out, inference_seconds, read_data
+import study
+from report import GREY, INK
+from train_animals import SIZE, at_least, hold_out, inference_seconds, share
 from training import METHODS, Progress, Recipe, Run, RunError, without_zeros
 
 TARGETS = [0.5, 0.75, 0.9, 0.95, 0.98]      # zeros of all weights
@@ -65,14 +61,10 @@ class Job:
         return self.out / f"{self.name.replace(' ', '-')}{end}"
 
 
-@functools.lru_cache(1)
-def read(name, seed):
-    """(train, test); a worker reads them once for all its runs."""
-    return read_data(argparse.Namespace(data=name, val=[], seed=seed, data_dir=None, download=False,
-                                        skip_bad_images=False))[:2]
+read = functools.lru_cache(1)(study.read)       # a worker reads the images once for all its runs
 
 
-def work(job):
+def finish(job):
     """The figures of one run, in whatever process: train it, or go on, or take them from its files."""
     ms.set_num_threads(job.threads)
     train, test = read(job.data, job.seed)
@@ -80,8 +72,7 @@ def work(job):
     stats = data.channel_stats(train.images)
     run = Run(job.name, train, held_out, stats, job.recipe, job.seed, job.path(".checkpoint"))
     with open(job.path(".log"), "a") as log:
-        figures = result(run, Progress(log, [run]), test)
-    run.resume()                # the figures may be from their file
+        figures = study.result(run, Progress(log, [run]), test)
     run.model.eval()
     engine = deploy.compile(run.model, (3, SIZE, SIZE))
     for values in ("float32", "int8"):
@@ -92,12 +83,14 @@ def work(job):
 
 def sweep(jobs, executor):
     """{job: its figures}, in the order of the jobs."""
-    futures = {executor.submit(work, job): job for job in jobs}
+    futures = {executor.submit(finish, job): job for job in jobs}
     try:
         for future in as_completed(futures):
             figures = future.result()
             print(f"{futures[future].name}: accuracy {figures['accuracy']:.1%}, zeros {figures['zeros']:.1%}, "
                   f"trained for {figures['seconds']:.0f} s", flush=True)
+    except BrokenProcessPool:
+        raise RunError("a worker was killed; the same command goes on from the last whole epoch") from None
     finally:                    # where one fails, the others need not begin
         for future in futures:
             future.cancel()
@@ -154,52 +147,38 @@ def draw(figures):
     return figure
 
 
-def main(argv=None, executor=None):
-    """executor: None for processes on this machine; whoever brings one closes it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="drawn", metavar="PATH", help="as in train_animals.py")
-    parser.add_argument("--methods", nargs="+", choices=[m for m in METHODS if m != "lottery"],
-                        default=["gradual", "rigl"], help="lottery tickets are no runs of their own: left out")
-    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, help="zeros of all weights")
-    parser.add_argument("--preset", choices=PRESETS)
-    parser.add_argument("--epochs", type=int, help="instead of the preset's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument("--threads", type=int, help="of each run (default: the cores, shared among the workers)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/tradeoff"))
-    args = parser.parse_args(argv)
-    recipe = PRESETS[args.preset or ("quick" if args.data == "drawn" else "accurate")]
-    if args.epochs:
-        recipe = dataclasses.replace(recipe, epochs=args.epochs)
-    threads = args.threads or max(1, ms.get_num_threads() // args.workers)
+def work(args, executor=None):
+    recipe, threads = study.preset(args), args.threads or max(1, ms.get_num_threads() // args.workers)
 
     def job(name, recipe):
         return Job(name, recipe, args.data, args.seed, threads, args.out)
     jobs = [job("dense", without_zeros(recipe))]
     jobs += [job(f"{method} {target}", dataclasses.replace(recipe, method=method, overall=target))
              for method in args.methods for target in args.targets]
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if executor:
+    if executor:
+        figures = sweep(jobs, executor)
+    else:           # new processes: a fork would take the locks of this one's threads along. Ctrl-C ends them at once
+        with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), signal.signal,
+                                 (signal.SIGINT, signal.SIG_DFL)) as executor:
             figures = sweep(jobs, executor)
-        else:       # new processes: a fork would take the locks of this one's threads along. Ctrl-C ends them at once
-            with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), signal.signal,
-                                     (signal.SIGINT, signal.SIG_DFL)) as executor:
-                figures = sweep(jobs, executor)
-        ms.set_num_threads(threads)
-        time_inference(figures)
-        text, picture = table(figures), io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            draw(figures).savefig(picture, format="png")
-        write_atomically(args.out / "tradeoff.md", (text + "\n").encode())
-        write_atomically(args.out / "tradeoff.png", picture.getbuffer())
-        print(text)
-    except (data.DataError, RunError, OSError) as error:
-        print(f"tradeoff: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, BrokenProcessPool):
-        print("tradeoff: stopped; the same command goes on from the last whole epoch", file=sys.stderr)
-        return 130
+    ms.set_num_threads(threads)
+    time_inference(figures)
+    text = table(figures)
+    study.write(args.out / "tradeoff", text, draw, figures)
+    print(text)
+
+
+def main(argv=None, executor=None):
+    """executor: None for processes on this machine; whoever brings one closes it."""
+    parser = study.options(__doc__, "runs/tradeoff")
+    study.preset_options(parser)
+    parser.add_argument("--methods", nargs="+", choices=[m for m in METHODS if m != "lottery"],
+                        default=["gradual", "rigl"], help="lottery tickets are no runs of their own: left out")
+    parser.add_argument("--targets", type=share, nargs="+", default=TARGETS, help="zeros of all weights")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--workers", type=at_least(1), default=1,
+                        help="runs at a time (1), each with --threads threads (its share of the cores)")
+    return study.attempt("tradeoff", functools.partial(work, executor=executor), parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The main job: train a dense and a sparse animal classifier on a CPU, and report what sparsity gave.
 
-    python examples/train_animals.py                        on animals that it draws itself, in two to three minutes
+    python examples/train_animals.py                        on animals that it draws itself, in about two minutes
     python examples/train_animals.py --data photos.zip      on your own class folders
     python examples/train_animals.py --help                 everything else
 
@@ -24,16 +24,34 @@ import minisparse as ms
 from minisparse import data, deploy, sparse
 
 from report import write_report
-from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluate, without_zeros
+from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluate, looks, without_zeros
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=5, batch=64, optimizer="adamw", lr=4e-3, warmup=0.2,
-                    weight_decay=1e-2, smoothing=0.1, conv=0.55),
+                    weight_decay=1e-2, smoothing=0.1, shift=2, cutout=0, conv=0.55),
     "accurate": Recipe(),
 }
 HELD_OUT = 0.05         # of the training images are not trained on: the learning curves' accuracy
 DRAWN_TRAIN, DRAWN_TEST = 1000, 200     # drawn animals, of each class
 SIZE = 32
+
+
+def at_least(low):
+    """An argparse type: a whole number, not below `low`."""
+    def number(text):
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
+        return value
+    return number
+
+
+def share(text):
+    """An argparse type: a number in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1), got {text}")
+    return value
 
 
 def parse(argv=None):
@@ -50,29 +68,20 @@ def parse(argv=None):
     parser.add_argument("--resume", action="store_true",
                         help="go on from the checkpoints in --out; without it a run begins anew and removes them")
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
-    parser.add_argument("--epochs", type=int, help="instead of the preset's")
+    parser.add_argument("--epochs", type=at_least(1), help="instead of the preset's")
     parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
     parser.add_argument("--method", choices=METHODS, default="gradual",
                         help="how the sparse net becomes sparse (gradual)")
-    parser.add_argument("--sparsity", type=float, metavar="SHARE",
+    parser.add_argument("--sparsity", type=share, metavar="SHARE",
                         help="zeros of all weights, in place of the next two")
-    parser.add_argument("--conv-sparsity", type=float, metavar="SHARE",
+    parser.add_argument("--conv-sparsity", type=share, metavar="SHARE",
                         help="zeros of each convolution (quick: 0.55, accurate: 0.6)")
-    parser.add_argument("--fc-sparsity", type=float, metavar="SHARE",
+    parser.add_argument("--fc-sparsity", type=share, metavar="SHARE",
                         help="zeros of each fully connected layer (0.75)")
-    parser.add_argument("--seed", type=int, default=0,
+    parser.add_argument("--seed", type=at_least(0), default=0,
                         help="of every random choice: the same seed gives the same nets (0)")
-    parser.add_argument("--threads", type=int, help="of BLAS and the kernels alike (default: all cores)")
+    parser.add_argument("--threads", type=at_least(1), help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
-    if args.threads is not None and args.threads < 1:
-        parser.error(f"--threads must be at least 1, got {args.threads}")
-    if args.epochs is not None and args.epochs < 1:
-        parser.error(f"--epochs must be at least 1, got {args.epochs}")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, got {args.seed}")
-    for name in ("sparsity", "conv_sparsity", "fc_sparsity"):
-        if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(args, name)}")
     if args.l1 is not None and not 0 <= args.l1 < float("inf"):
         parser.error(f"--l1 must be a number, not negative, got {args.l1}")
     args.preset = args.preset or ("quick" if args.data == "drawn" else "accurate")
@@ -161,7 +170,8 @@ def answers(engine, images, normalise, batch=64):
 
 def examine(run, engine, files, normalise, test, validation):
     """The figures of a finished net; files: {how values are stored: path}."""
-    scores = evaluate(run.model, test.images, **run.stats)
+    both = looks(run.model, test.images, **run.stats)
+    scores = both.mean(axis=0)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
     batch = normalise(test.images[:64])
@@ -177,7 +187,7 @@ def examine(run, engine, files, normalise, test, validation):
                      "data_worked": sum(row["worked"] for row in run.history)},
         "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
         "file_bytes": {values: path.stat().st_size for values, path in files.items()},
-        "one_look": accuracy(evaluate(run.model, test.images, **run.stats, looks=1), test.labels),
+        "one_look": accuracy(both[0], test.labels),
         "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
         "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
                     "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],

@@ -21,7 +21,7 @@ class Recipe:
 
     widths: tuple = (64, 256, 256)
     hidden: int = 256
-    epochs: int = 10
+    epochs: int = 24
     batch: int = 256            # a multiple of 16 keeps the sparse kernels on whole cache lines
     optimizer: str = "nesterov"     # see OPTIMIZERS
     lr: float = 1.46e-3         # the highest learning rate; it rises to it over `warmup`, then falls
@@ -29,8 +29,8 @@ class Recipe:
     weight_decay: float = 1.33e-3
     smoothing: float = 0.2      # label smoothing
     l1: float = 1e-3            # see `penalty`
-    shift: int = 2              # see data.Augment
-    cutout: int = 0
+    shift: int = 4              # see data.Augment
+    cutout: int = 8
     zoom: float = 1.0
     method: str = "gradual"     # see METHODS
     conv: float = 0.6           # zeros of the convolutions, and of the fully connected layers, at the end
@@ -39,16 +39,20 @@ class Recipe:
     prune: tuple = (0.15, 0.6)  # when sparsity begins and when it is reached, as shares of all steps
 
 
-def evaluate(model, images, mean, std, looks=2):
-    """Scores (n, classes) of uint8 images (n, 3, S, S), in evaluation mode: the mean of two looks at each image, as it
-    is and mirrored; or those of one look."""
+def looks(model, images, mean, std):
+    """Scores (2, n, classes) of uint8 images (n, 3, S, S), in evaluation mode: as they are, and mirrored."""
     model.eval()
-    scores = 0
-    for view in (images, images[..., ::-1])[:looks]:
+    scores = []
+    for view in (images, images[..., ::-1]):
         loader = data.Loader(view, np.zeros(len(view), np.int64), batch_size=500, mean=mean, std=std, shuffle=False)
         with ms.no_grad():
-            scores = scores + np.concatenate([model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)]) / looks
-    return scores
+            scores.append(np.concatenate([model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)]))
+    return np.stack(scores)
+
+
+def evaluate(model, images, mean, std):
+    """The mean of the scores of both looks at each image, (n, classes)."""
+    return looks(model, images, mean, std).mean(axis=0)
 
 
 def accuracy(scores, labels):
@@ -83,7 +87,7 @@ def nesterov(model, recipe, batch):
     for norm in norms:
         norm.weight.requires_grad_(False)
     shifts = [norm.bias for norm in norms]
-    others = [p for p in model.parameters() if p.requires_grad and not any(p is shift for shift in shifts)]
+    others = [p for p in model.parameters() if p.requires_grad and p not in set(shifts)]
     lr, decay = recipe.lr * batch, recipe.weight_decay
     optimizer = optim.SGD([{"params": others, "lr": lr, "weight_decay": decay},
                            {"params": shifts, "lr": 64 * lr, "weight_decay": decay / 64}], momentum=0.85, nesterov=True)
@@ -113,7 +117,7 @@ METHODS = {
 }
 
 
-LOOKAHEAD = 2560        # images between two averages of the weights; the last steps average over ten times as many
+LOOKAHEAD = 2560        # images between two averages of the weights; the last one reaches back about four times as far
 WHITENING = 3           # epochs in which the first layer's biases learn; its weights are frozen from the start
 FROM_SCRATCH = ("set", "rigl")      # sparse from the first step, with masks drawn at random
 
@@ -192,6 +196,8 @@ class Run:
                 self.scheduler.step()
                 if self.pruner:
                     self.pruner.step()
+                if self.scheduler.last_epoch == self.steps:
+                    self.optimizer.average()
                 steps += 1
                 recent += value
                 if steps % 10 == 0:
@@ -269,10 +275,10 @@ class Run:
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             why = " ".join(str(error).removeprefix(f"{self.path}: ").split())
             raise RunError(f"{self.path}: damaged, or not a checkpoint of this net ({why}).\n"
-                           "Remove it, or begin anew without --resume.") from None
+                           "Remove it to begin anew.") from None
         for name, value in other.items():
             raise RunError(f"{self.path}: made with {name} {value}, this run has {self.settings[name]}.\n"
-                           "Resume with the same settings and data, or begin anew without --resume.")
+                           "Go on with the same settings and data, or remove it to begin anew.")
 
 
 class Progress:

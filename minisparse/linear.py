@@ -37,6 +37,9 @@ def linear(x, weight, bias=None):
 
     def incoming(g):
         return g.reshape(-1, outputs).T                             # (out, N)
+
+    def pixels(g):
+        return batch_last(g.reshape(-1, outputs, 1, 1))             # (out, 1, 1, N)
     if masked is None:
         value = matmul_rows(weight.data, columns)                   # (out, N)
         if bias is not None:
@@ -45,13 +48,12 @@ def linear(x, weight, bias=None):
     else:
         padded = masked.pad(columns[:, None, None])
         value = masked.forward(padded, weight.data, None if bias is None else bias.data)[:, 0, 0]
-        edges = [(x, lambda g: masked.grad_input(batch_last(g.reshape(-1, outputs, 1, 1)), weight.data)[:, 0, 0]
-                  .T.reshape(x.shape))]
+        edges = [(x, lambda g: masked.grad_input(pixels(g), weight.data)[:, 0, 0].T.reshape(x.shape))]
 
     def grad_weight(g):
         if masked is None or weight.keep_dense_grad:
             return matmul_rows(incoming(g), columns.T)
-        return masked.grad_weight(padded, batch_last(g.reshape(-1, outputs, 1, 1))).reshape(weight.shape)
+        return masked.grad_weight(padded, pixels(g)).reshape(weight.shape)
     edges.append((weight, grad_weight))
     if bias is not None:
         edges.append((bias, lambda g: incoming(g).sum(axis=1)))

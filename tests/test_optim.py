@@ -731,6 +731,22 @@ def test_lookahead_keeps_pruned_weights_at_zero_and_regrows_from_nothing():
     assert not p.data[~mask].any() and p.data[mask].all()
 
 
+def test_lookahead_averages_at_the_end_and_keeps_zeros():
+    p = Parameter(np.arange(1.0, 5.0))
+    lookahead = optim.Lookahead(optim.SGD([p], lr=0.1), k=2, alpha=0.5)
+    lookahead.average()                 # before the first step there is nothing to average
+    np.testing.assert_array_equal(p.data, [1, 2, 3, 4])
+    with no_grad():
+        p.copy_(Tensor(np.full(4, 2.0)))        # weights loaded late are where the average begins
+    for _ in range(3):
+        p.grad = Tensor(np.ones(4))
+        lookahead.step()
+    np.testing.assert_allclose(p.data, 1.8)
+    p.set_mask(np.array([1, 1, 0, 1], bool))
+    lookahead.average()
+    np.testing.assert_allclose(p.data, [1.85, 1.85, 0, 1.85])
+
+
 def test_a_resumed_lookahead_gives_the_same_bits(tmp_path):
     def make():
         p = Parameter(np.linspace(-1, 1, 5))
@@ -761,7 +777,10 @@ def test_bad_options_of_lookahead(options):
 
 def test_a_lookahead_state_of_other_shapes_is_an_error():
     one = optim.Lookahead(optim.SGD([Parameter(np.ones(2))], lr=0.1))
-    other = optim.Lookahead(optim.SGD([Parameter(np.ones(3))], lr=0.1))
+    p = Parameter(np.ones(3))
+    other = optim.Lookahead(optim.SGD([p], lr=0.1))
+    p.grad = Tensor(np.ones(3))
+    other.step()
     with pytest.raises(ValueError, match="shapes"):
         one.load_state_dict(other.state_dict())
 

@@ -76,6 +76,17 @@ def threads(multiplications):
     return None if multiplications > 1 << 20 else 1
 
 
+def elementwise(kernel, arrays, numbers=()):
+    """kernel(*parts of the arrays, *numbers) over all elements of C-contiguous arrays of one size.
+
+    An array may be None, which the kernel gets as an empty one.
+    """
+    size = arrays[0].size
+    flats = [np.empty(0, arrays[0].dtype) if a is None else a.reshape(-1) for a in arrays]
+    # to move a number takes as long as many multiplications
+    parallel(lambda first, last: kernel(*(a[first:last] for a in flats), *numbers), size, threads(16 * size))
+
+
 def _after_fork():
     """Threads do not survive a fork: the child starts its own."""
     if _state["threads"] is not None:

@@ -37,17 +37,15 @@ def adam(weight, grad, m, v, largest, rate, beta1, beta2, root, eps, shrink, dec
     kind = weight.dtype.type
     new1, new2 = kind(1 - beta1), kind(1 - beta2)
     rate, beta2, root, eps, shrink, decay = kind(rate), kind(beta2), kind(root), kind(eps), kind(shrink), kind(decay)
-    if len(largest):
-        for i in range(len(weight)):
-            g = grad[i] + decay * (shrink * weight[i])
-            squares = beta2 * v[i] + new2 * g * g
-            largest[i] = largest[i] if largest[i] > squares else squares
+    amsgrad = len(largest) > 0
     for i in range(len(weight)):
         w = shrink * weight[i]
         g = grad[i] + decay * w
         m[i] += new1 * (g - m[i])
-        v[i] = beta2 * v[i] + new2 * g * g
-        weight[i] = w - rate * (m[i] / (np.sqrt(largest[i] if len(largest) else v[i]) / root + eps))
+        squares = v[i] = beta2 * v[i] + new2 * g * g
+        if amsgrad:
+            squares = largest[i] = largest[i] if largest[i] > squares else squares
+        weight[i] = w - rate * (m[i] / (np.sqrt(squares) / root + eps))
 
 
 @jit()

@@ -2,7 +2,7 @@
 import numpy as np
 
 from ..kernels import load, memory
-from ..kernels.pool import parallel, threads
+from ..kernels.pool import elementwise
 from ..tensor import Tensor, no_grad
 
 
@@ -25,8 +25,7 @@ def as_mask(mask, shape):
 
 def _keep(values, mask, out):
     """out = values where mask, 0 elsewhere. C-contiguous arrays of one shape."""
-    keep, flats = load("update").keep, [a.reshape(-1) for a in (values, mask, out)]
-    parallel(lambda first, last: keep(*(a[first:last] for a in flats)), out.size, threads(16 * out.size))
+    elementwise(load("update").keep, (values, mask, out))
     return out
 
 

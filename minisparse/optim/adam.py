@@ -2,7 +2,8 @@
 import numpy as np
 
 from ..kernels import load
-from .optimizer import Optimizer, check_number, in_parts
+from ..kernels.pool import elementwise
+from .optimizer import Optimizer, check_number
 
 
 class Adam(Optimizer):
@@ -40,8 +41,8 @@ class Adam(Optimizer):
         state["step"] += 1
         numbers = (lr / (1 - beta1 ** state["step"]), beta1, beta2, (1 - beta2 ** state["step"]) ** 0.5,
                    float(group["eps"]), *((1 - lr * decay, 0.0) if self.decoupled else (1.0, decay)))
-        in_parts(load("update").adam, (weight, grad, state["exp_avg"], state["exp_avg_sq"],
-                                       state["max_exp_avg_sq"] if group["amsgrad"] else None), numbers)
+        elementwise(load("update").adam, (weight, grad, state["exp_avg"], state["exp_avg_sq"],
+                                          state["max_exp_avg_sq"] if group["amsgrad"] else None), numbers)
 
 
 class AdamW(Adam):

@@ -20,7 +20,7 @@ class Lookahead:
             raise ValueError(f"Lookahead: k must be at least 1 and alpha in (0, 1], got k={k}, alpha={alpha}")
         self.optimizer, self.k, self.alpha = optimizer, k, alpha
         self.steps = 0
-        self.slow = [p.data.copy() for p in self._fast()]
+        self.slow = None            # until the first step: the weights may still be loaded or set
 
     def _fast(self):
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -28,11 +28,17 @@ class Lookahead:
     @no_grad()
     def step(self):
         """A step of the optimizer; after every k-th one the average."""
+        if self.slow is None:
+            self.slow = [p.data.copy() for p in self._fast()]
         self.optimizer.step()
         self.steps += 1
-        if self.steps % self.k:
-            return
-        for phi, theta in zip(self.slow, self._fast()):
+        if self.steps % self.k == 0:
+            self.average()
+
+    @no_grad()
+    def average(self):
+        """The step back. Once more after the last step of a training, it leaves little of the steps since the last."""
+        for phi, theta in zip(self.slow or [], self._fast()):
             phi += self.alpha * (theta.data - phi)
             mask = getattr(theta, "mask", None)
             if mask is not None:
@@ -44,8 +50,10 @@ class Lookahead:
 
     def load_state_dict(self, state_dict):
         """Take over state (copied). ValueError if it does not fit."""
-        slow = [np.array(getattr(value, "data", value)) for value in state_dict["slow"]]
-        if [value.shape for value in slow] != [phi.shape for phi in self.slow]:
+        slow = state_dict["slow"]
+        if slow is not None:
+            slow = [np.array(getattr(value, "data", value)) for value in slow]
+        if slow is not None and [value.shape for value in slow] != [tuple(p.shape) for p in self._fast()]:
             raise ValueError("Lookahead.load_state_dict: the slow weights have other shapes than the parameters")
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.slow, self.steps = slow, state_dict["steps"]

@@ -5,7 +5,6 @@ from collections import defaultdict
 
 import numpy as np
 
-from ..kernels.pool import parallel, threads
 from ..tensor import Tensor, enable_grad, no_grad
 
 
@@ -15,13 +14,6 @@ def check_number(label, value, below=math.inf):
         raise TypeError(f"{label} must be a number, got {type(value).__name__}")
     if not 0 <= value < below:
         raise ValueError(f"Invalid {label}: {value}")
-
-
-def in_parts(kernel, arrays, numbers):
-    """kernel(*parts of the arrays, *numbers) over all their elements, on the worker threads. An array may be None."""
-    size = arrays[0].size
-    flats = [np.empty(0, arrays[0].dtype) if a is None else a.reshape(-1) for a in arrays]
-    parallel(lambda first, last: kernel(*(a[first:last] for a in flats), *numbers), size, threads(16 * size))
 
 
 class Optimizer:

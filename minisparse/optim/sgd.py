@@ -2,7 +2,8 @@
 import numpy as np
 
 from ..kernels import load
-from .optimizer import Optimizer, check_number, in_parts
+from ..kernels.pool import elementwise
+from .optimizer import Optimizer, check_number
 
 
 class SGD(Optimizer):
@@ -34,6 +35,6 @@ class SGD(Optimizer):
         if momentum and v is None:
             v = state["momentum_buffer"] = np.zeros_like(weight)
             dampening = 0.0
-        in_parts(load("update").sgd, (weight, grad, v if momentum else None),
-                 (float(group["lr"]), momentum, 1 - dampening, float(group["weight_decay"]), bool(group["nesterov"]),
-                  bool(group["maximize"])))
+        elementwise(load("update").sgd, (weight, grad, v if momentum else None),
+                    (float(group["lr"]), momentum, 1 - dampening, float(group["weight_decay"]),
+                     bool(group["nesterov"]), bool(group["maximize"])))
