@@ -15,6 +15,7 @@ def test_each_layer_is_pruned_alone_and_restored():
     net = model()
     net[0].weight.set_mask(np.arange(48).reshape(8, 6) % 5 > 0)
     mask, before = net[0].weight.mask, {name: t.data.copy() for name, t in net.state_dict().items()}
+    net[2].weight.grad = ms.ones(4, 8)
     seen = []
 
     def evaluate():
@@ -29,6 +30,7 @@ def test_each_layer_is_pruned_alone_and_restored():
         np.testing.assert_allclose(curves[name], expected, rtol=1e-6)
     assert all((t.data == before[name]).all() for name, t in net.state_dict().items())
     assert (net[0].weight.mask == mask).all() and net[2].weight.mask is None
+    assert (net[2].weight.grad.data == 1).all()
 
 
 def test_what_is_left_out_and_what_is_restored_when_evaluation_fails():

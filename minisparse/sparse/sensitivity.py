@@ -17,7 +17,7 @@ def sensitivity(model, evaluate, sparsities, dense=()):
 
     evaluate: a function without arguments, of the model as it is then: its accuracy on images held out of training,
         say. (Not on the test set, if that is to judge what comes of it.) Weights are pruned by magnitude.
-    dense: names of layers to leave out. In the end all weights and masks are what they were.
+    dense: names of layers to leave out. In the end all weights, masks and gradients are what they were.
     ValueError: no such layer; a sparsity outside [0, 1).
     """
     layers = sparsifiable(model)
@@ -31,6 +31,7 @@ def sensitivity(model, evaluate, sparsities, dense=()):
         if name in dense:
             continue
         weight, mask, values = layer.weight, layer.weight.mask, layer.weight.data.copy()
+        grad, weight.grad = weight.grad, None       # a mask would zero some of it
 
         @no_grad()
         def put(mask):
@@ -44,6 +45,7 @@ def sensitivity(model, evaluate, sparsities, dense=()):
                 curves[name].append(evaluate())
         finally:
             put(mask)
+            weight.grad = grad
     return curves
 
 
