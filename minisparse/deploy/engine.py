@@ -103,7 +103,7 @@ class Engine:
         self.layers = layers(self.steps)   # what is computed together
         self._found = {}                    # size of a batch -> the kernel of each layer
         self._plans = {}                    # size of a batch -> plans that nobody runs at the moment
-        self._profile = 1, None             # for the table: size of the batch, milliseconds of each layer
+        self._profile = 1, None             # for the table: size of the batch, seconds of each layer
 
     def __call__(self, images):
         """ValueError unless `images` is (N, *input_shape) with N > 0, of floating-point numbers.

@@ -171,8 +171,8 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
     for o in range(first, last):
         f, a, b, x = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size
         y = out.ctypes.data + 4 * (at + o * plane)
-        if early:
-            _activate(f, x, a, b, x, rows * pitch)
+        if early:       # whole registers where they are this output's own
+            _activate(f, x, a, b, x, min(-(-rows * pitch // LANES) * LANES, size))
             f, a, b = PLAIN, one, zero
         if batch < LANES:
             # For few images a row is short: all rows at a time, `stride` apart, with what lies between them.
@@ -195,7 +195,7 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
                 for r in range(height):
                     activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
             # Whole registers, unless they would reach beyond the last sums or into the next plane or copy.
-            if np.intp(places[0]) - 16 + at + end + 2 * LANES <= plane and (source == ready or end + LANES <= rest):
+            if np.intp(places[0]) - 16 + at + end + LANES <= plane and (source == ready or end + LANES <= rest):
                 _activate_copies(f, source, a, b, mask.ctypes.data, y, places.ctypes.data, len(places), end)
             else:
                 _activate(f, source, a, b, ready, end)

@@ -19,8 +19,9 @@ from .sparse_conv import _stride, taps
 
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
+TILE_CYCLES = 100       # that the ending of an output takes in each tile, at least
 VISIT = 240             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
-COPIES = 6              # shifted copies of an input at most
+COPIES = 9              # shifted copies of an input at most
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
 # begin with a row
@@ -59,8 +60,8 @@ class Images:
         self.row = row or width * batch
         self.plane = plane or height * self.row
         self.reader = None              # the layer that it is padded for
-        size = channels * self.plane
-        self.flat = _aligned(16 + len(shifts) * size + tail)        # 16: in front, since a shift may reach back
+        size = channels * self.plane + 16                           # 16: in front, since a shift may reach back
+        self.flat = _aligned(len(shifts) * size + 16 + tail)
         self.places = np.array([16 + i * size + start - shift for i, shift in enumerate(shifts)], np.uint64)
 
     @property
@@ -129,7 +130,7 @@ class DirectLayer:
         self.row = self.phase * sx * batch
         self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
         numbers = px * batch + self.height * self.row
-        self.plane = 16 * (-(-(numbers + 2 * LANES) // 16) | 1) if whole else _stride(numbers)
+        self.plane = 16 * (-(-numbers // 16) | 1) if whole else _stride(numbers)
         # its input is a matrix (C, N), without any padding
         self.features = kh == kw == height == width == ho == wo == 1
         if self.features:
@@ -141,8 +142,10 @@ class DirectLayer:
         self.shifts = tuple(sorted(set(shift.tolist())))
         if len(self.shifts) > COPIES:
             shift, self.shifts = 0 * shift, (0,)
-        self.tap += np.searchsorted(self.shifts, shift) * channels * self.plane - shift
+        self.tap += np.searchsorted(self.shifts, shift) * (channels * self.plane + 16) - shift
 
+        self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
+        self.kept = np.count_nonzero(self.pattern)
         # tiles: as large as the caches allow, whole windows of the pooling, and of least cost
         length = ho * self.row if whole else wo * batch
         rows, unit = 1 if whole else pool, LANES
@@ -161,9 +164,10 @@ class DirectLayer:
             excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
                 tiles = -(-length // wide) * (rows // lines) * -(-wide // (registers * LANES))
-                cycles = tiles * self._cycles(block, lines * registers)
+                cycles = self.kept * tiles * self._cycles(block, lines * registers)
+                cycles += -(-length // wide) * self.outputs * TILE_CYCLES
                 options.append((excess, cycles, parts, registers, wide, reach))
-        _, self._per_nonzero, parts, registers, wide, reach = min(options)
+        _, self._products, parts, registers, wide, reach = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
         pitch = -(-wide // (registers * LANES)) * registers * LANES
         self.bands = 1 if whole else ho // rows
@@ -171,11 +175,9 @@ class DirectLayer:
         self.walk = (self.bands, rows, sy * self.row, length, wide, pitch,
                      *((wide // self.row, self.row, ho, wo * batch) if whole else (0, 0, 0, wide)))
         end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
-        self.tail = max(0, end + length - wide + pitch - len(self.shifts) * channels * self.plane)
+        self.tail = max(0, end + length - wide + pitch - len(self.shifts) * (channels * self.plane + 16))
 
         # the order of the nonzeros, as in sparse_conv.DirectConv
-        self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
-        self.kept = np.count_nonzero(self.pattern)
         self.multiplications = self.kept * block * ho * wo * batch
         density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
         segment = max(SEGMENT, VISIT // (block * lines * registers)) if whole else SEGMENT
@@ -196,7 +198,7 @@ class DirectLayer:
         tiles = self.bands * -(-length // width)
         visits = tiles * self.blocks * self.outputs * rows * pitch / 16     # the sums come and go
         arrival = 4 * (1 + self.block) * self.kept / STREAM_BYTES
-        return max(self.bands * self.kept * self._per_nonzero, arrival) + visits
+        return max(self.bands * self._products, arrival) + visits
 
     @property
     def takes_padded(self):
