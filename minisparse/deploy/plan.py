@@ -126,10 +126,9 @@ class Plan:
                     self.work.append(found.bind(sources[0], out))
                 else:
                     inputs = [x.view.reshape(*shapes[j], batch) for x, j in zip(sources, layer.inputs)]
-                    outputs = [view if len(shapes[end]) == 3 else view.reshape(*shapes[end], batch)
-                               for view in out.views]
-                    self.work.append(functools.partial(_single, steps[end], inputs, outputs))
-        self.input, self.output, self.shape = values[-1].views, values[len(steps) - 1].view, shapes[len(steps) - 1]
+                    view = out.view if len(shapes[end]) == 3 else out.view.reshape(*shapes[end], batch)
+                    self.work.append(functools.partial(_single, steps[end], inputs, view))
+        self.input, self.output, self.shape = values[-1].view, values[len(steps) - 1].view, shapes[len(steps) - 1]
 
     def __call__(self, images, out, limit, seconds=None):
         """images (n, ...) -> out (n, ...), n at most the batch. seconds: a list that gets the time of each layer.
@@ -137,8 +136,7 @@ class Plan:
         What an earlier, larger batch left in the rest of the memory does no harm: images do not see each other.
         """
         n = len(images)
-        for view in self.input:
-            view[..., :n] = np.moveaxis(images, 0, -1).reshape(*view.shape[:3], n)
+        self.input[..., :n] = np.moveaxis(images, 0, -1).reshape(*self.input.shape[:3], n)
         for work in self.work:
             began = time.perf_counter()
             work(limit)
@@ -147,12 +145,9 @@ class Plan:
         out[...] = batch_first(self.output[..., :n].reshape(*self.shape, n))
 
 
-def _single(step, inputs, outputs, limit):
-    """A step that is a layer by itself, into every copy of its result."""
-    first, *others = outputs
+def _single(step, inputs, output, limit):
+    """A step that is a layer by itself."""
     if step.op in IN_PLACE:
-        IN_PLACE[step.op](*inputs, out=first)
+        IN_PLACE[step.op](*inputs, out=output)
     else:
-        first[...] = np.moveaxis(step(*map(batch_first, inputs)), 0, -1)
-    for view in others:
-        view[...] = first
+        output[...] = np.moveaxis(step(*map(batch_first, inputs)), 0, -1)

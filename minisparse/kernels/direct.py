@@ -10,7 +10,7 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import (LANES, accumulate, accumulate_stream, activate, activate_copies, dots, largest, largest_halved,
+from .tile import (LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved,
                    prefetch)
 
 AHEAD = 4096        # bytes of the stream of nonzeros to ask for ahead of their use
@@ -121,13 +121,13 @@ def _activate(activation, x, scale, shift, out, count):
 
 
 @jit(inline="always")
-def _activate_copies(activation, x, scale, shift, mask, out, places, copies, count):
+def _activate_masked(activation, x, scale, shift, mask, out, count):
     if activation == GELU:
-        activate_copies((0, 0), x, scale, shift, mask, out, places, copies, count)
+        activate_masked((0, 0), x, scale, shift, mask, out, count)
     elif activation == RELU:
-        activate_copies((0,), x, scale, shift, mask, out, places, copies, count)
+        activate_masked((0,), x, scale, shift, mask, out, count)
     else:
-        activate_copies((), x, scale, shift, mask, out, places, copies, count)
+        activate_masked((), x, scale, shift, mask, out, count)
 
 
 # Whole numbers of the next two are unsigned, which spares the compiler a test for negative indices.
@@ -156,9 +156,9 @@ def _every_second(line, rows, pitch, count, batch, out, stride):
 
 
 @jit()
-def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, at, plane,
-            stride, places):
-    """finish_layer, and `at` added to the places. line, plain, mask: see `_room`.
+def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, plane, stride,
+            place):
+    """finish_layer. line, plain, mask: see `_room`.
 
     Addresses in place of arrays spare the counting of references.
     """
@@ -170,7 +170,7 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
         return
     for o in range(first, last):
         f, a, b, x = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size
-        y = out.ctypes.data + 4 * (at + o * plane)
+        y = out.ctypes.data + 4 * (place + o * plane)
         if early:       # whole registers where they are this output's own
             _activate(f, x, a, b, x, min(-(-rows * pitch // LANES) * LANES, size))
             f, a, b = PLAIN, one, zero
@@ -194,18 +194,16 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
             else:
                 for r in range(height):
                     activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
-            # Whole registers, unless they would reach beyond the last sums or into the next plane or copy.
-            if np.intp(places[0]) - 16 + at + end + LANES <= plane and (source == ready or end + LANES <= rest):
-                _activate_copies(f, source, a, b, mask.ctypes.data, y, places.ctypes.data, len(places), end)
+            # Whole registers, unless they would reach beyond the last sums or into the next plane.
+            if place + -(-end // LANES) * LANES <= plane and (source == ready or end + LANES <= rest):
+                _activate_masked(f, source, a, b, mask.ctypes.data, y, end)
             else:
                 _activate(f, source, a, b, ready, end)
                 for j in range(end):
                     if mask[j] == 0:
                         plain[j] = 0
-                for place in places:
-                    activate((), ready, one, zero, y + 4 * np.intp(place), end)
+                activate((), ready, one, zero, y, end)
         else:
-            y += 4 * np.intp(places[0])
             for r in range(height):
                 source = x + 4 * r * pool * pitch
                 if pool == 2:
@@ -233,15 +231,14 @@ def _room(size, rows, count, stride, pool):
 
 
 @jit()
-def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, places):
+def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, place):
     """out[place + o plane + y stride + j] = what the layer makes of sums[o, y pitch + j], for first <= o < last.
 
     ending: (pool, early, activation). Sums are scaled and shifted, activated, and the largest of each pool x pool
     pixels of `batch` numbers is kept; pooling comes first unless `early`. Each row has `count` numbers of sense, a
-    multiple of pool batch. out: flat; places: uint64, the copies of the output that the next layer wants. The sums are lost.
+    multiple of pool batch. out: flat. The sums are lost.
     """
     if sums.shape[1] == plane == 1:      # a vector: the numbers of all outputs side by side
-        place = np.intp(places[0])
         for o in range(first, last):
             v = scale[o] * sums[o, 0] + shift[o]
             if ending[2] == GELU:
@@ -251,13 +248,13 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
             out[place + o] = v
         return
     line, plain, mask = _room(sums.shape[1], rows, count, stride, ending[0])
-    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, 0, plane,
-            stride, places)
+    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, plane, stride,
+            place)
 
 
 @jit()
-def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out, plane, stride,
-                   places):
+def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out,
+                   plane, stride, place):
     """A convolution, and all that `finish_layer` does, one tile of sums after the other while it is in the cache.
 
     sums[o, h pitch + j] = sum over the nonzeros k of o of value[k] x[(band rows + h) step + t + offset[k] + j]
@@ -267,15 +264,24 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
     pitch >= width: a row of a tile, filled up to whole registers. Where `whole` is not 0, length is that of a plane,
     whose `total` rows begin `row` numbers apart, and a tile is so many of these rows. count: see `finish_layer`.
 
+    Where there are `shifts` (int64), the nonzeros of a block read copies of x instead, window = (channels of a block,
+    of x, plane of x, span): for channel c of block b and shift i
+
+    copy[(c len(shifts) + i) span + j] = x[t + (b channels + c) plane + shifts[i] + j], 0 <= j < span.
+
     x, out: flat; tile: nested tuples (B, H, R) and stream: the nonzeros, see tile.accumulate_stream; segments: of
     groups of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
     """
     bands, rows, step, length, width, pitch, whole, row, total, count = walk
+    channels, depth, x_plane, span = window
     block, height, registers = len(tile), len(tile[0]), LANES * len(tile[0][0])
     groups = len(sums) // block
     blocks = (len(segments) - 1) // groups
     pool, size, flat = ending[0], rows * pitch, sums.reshape(-1)
     line, plain, mask = _room(size, max(whole, rows), count, stride, pool)
+    copies = np.empty(channels * len(shifts) * span + LANES, np.float32)
+    copy = (copies.ctypes.data + 4 * LANES - 1) // (4 * LANES) * (4 * LANES)
+    one, zero = np.float32(1), np.float32(0)
     for band in range(bands):
         for i in range((length + width - 1) // width):
             t = min(i * width, length - width)
@@ -283,6 +289,11 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
             for j in range(np.uint64(first * block * size), np.uint64(last * block * size)):
                 flat[j] = 0
             for b in range(blocks):
+                for c in range(b * channels, min((b + 1) * channels, depth) if len(shifts) else 0):
+                    for s in range(len(shifts)):
+                        to = copy + 4 * ((c - b * channels) * len(shifts) + s) * span
+                        activate((), source + 4 * (c * x_plane + shifts[s]), one, zero, to, span)
+                base = copy if len(shifts) else source
                 for g in range(first, last):
                     begin, end = segments[b * groups + g], segments[b * groups + g + 1]
                     if begin == end:
@@ -292,11 +303,11 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
                     target = sums.ctypes.data + 4 * g * block * size
                     for h in range(0, rows, height):
                         for j in range(0, pitch, registers):
-                            accumulate_stream(tile, source + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
+                            accumulate_stream(tile, base + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
                                               target + 4 * (h * pitch + j), pitch, size)
             if whole:
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
-                        last * block, line, plain, mask, out, i * (whole // pool) * stride, plane, stride, places)
+                        last * block, line, plain, mask, out, plane, stride, place + i * (whole // pool) * stride)
             else:
                 _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line,
-                        plain, mask, out, band * (rows // pool) * stride + t // pool, plane, stride, places)
+                        plain, mask, out, plane, stride, place + band * (rows // pool) * stride + t // pool)

@@ -5,7 +5,8 @@ reader wants, written by the layer before. A fully connected layer is the convol
 
 With 16 images or more a run of numbers is a row of pixels times the batch. With fewer, it is several rows or a whole
 plane, pixels that fall on the padding between the rows included, and taps would begin at any place in a cache line,
-which costs half of the speed: the input is stored once for each place that occurs, shifted so that every tap is aligned.
+which costs half of the speed: what a tile needs of a block of channels is copied into the first-level cache, once for
+each place that occurs, shifted so that every tap is aligned.
 """
 import copy
 import math
@@ -17,11 +18,10 @@ from . import dense_conv, have_numba, load
 from .pool import parallel
 from .sparse_conv import _stride, taps
 
-L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
+L1_BYTES, L2_BYTES = 32 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 TILE_CYCLES = 100       # that the ending of an output takes in each tile, at least
-VISIT = 240             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
-COPIES = 9              # shifted copies of an input at most
+VISIT = 160             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
 # begin with a row
@@ -51,28 +51,23 @@ class Ending(NamedTuple):
 class Images:
     """Memory for images (C, H, W, N) in padded planes, zero where nobody writes. `view` is the images themselves.
 
-    start: of the first pixel in its plane; row, plane: the distances; shifts: there is a copy for each of them, which
-    begins so many numbers later; tail: how many numbers beyond the last plane may be read.
+    start: of the first pixel in its plane; row, plane: the distances; tail: how many numbers beyond the last plane may
+    be read.
     """
 
-    def __init__(self, shape, start=0, row=None, plane=None, shifts=(0,), tail=0):
+    def __init__(self, shape, start=0, row=None, plane=None, tail=0):
         channels, height, width, batch = self.shape = shape
         self.row = row or width * batch
         self.plane = plane or height * self.row
         self.reader = None              # the layer that it is padded for
-        size = channels * self.plane + 16                           # 16: in front, since a shift may reach back
-        self.flat = _aligned(len(shifts) * size + 16 + tail)
-        self.places = np.array([16 + i * size + start - shift for i, shift in enumerate(shifts)], np.uint64)
-
-    @property
-    def views(self):
-        """The images of each copy, as strided views."""
-        strides = tuple(4 * n for n in (self.plane, self.row, self.shape[3], 1))
-        return [np.lib.stride_tricks.as_strided(self.flat[int(place):], self.shape, strides) for place in self.places]
+        self.start = start
+        self.flat = _aligned(channels * self.plane + tail)
 
     @property
     def view(self):
-        return self.views[0]
+        """The images themselves, as a strided view."""
+        strides = tuple(4 * n for n in (self.plane, self.row, self.shape[3], 1))
+        return np.lib.stride_tricks.as_strided(self.flat[self.start:], self.shape, strides)
 
     def flatten(self):
         """The same memory (without padding) as images (C H W, 1, 1, N) of one pixel."""
@@ -80,6 +75,11 @@ class Images:
         flat = copy.copy(self)
         flat.shape, flat.row, flat.plane = (channels * height * width, 1, 1, batch), batch, batch
         return flat
+
+
+def _rounded(number, unit):
+    """Up to a multiple of the unit."""
+    return -(-number // unit) * unit
 
 
 def _aligned(numbers):
@@ -98,7 +98,7 @@ def fits(geometry, shape):
     channels, height, width, batch = shape
     numbers = channels * (max(ho * sy, height) + kh * dy + py) * (max(wo * sx, width) + kw * dx + 2 * px + LANES) * batch
     # offsets have 32 bits
-    return (sy == sx == 1 or wo * batch >= LANES) and numbers * COPIES < 1 << 31
+    return (sy == sx == 1 or wo * batch >= LANES) and numbers < 1 << 31
 
 
 class DirectLayer:
@@ -130,23 +130,25 @@ class DirectLayer:
         self.row = self.phase * sx * batch
         self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
         numbers = px * batch + self.height * self.row
-        self.plane = 16 * (-(-numbers // 16) | 1) if whole else _stride(numbers)
         # its input is a matrix (C, N), without any padding
         self.features = kh == kw == height == width == ho == wo == 1
         if self.features:
             self.plane = batch
-        # where each tap begins, in the copy that aligns it
+        elif whole:     # the last row of pixels may be written in whole registers
+            end = py * self.row + px * batch + _rounded((height - 1) * self.row + width * batch, LANES)
+            self.plane = _rounded(max(numbers, end), LANES)
+        else:
+            self.plane = _stride(numbers)
+        # where each tap begins: in the plane, or in the copy that aligns it
         ky, kx = np.divmod(np.arange(kh * kw), kw)
         self.tap = ky * dy * self.row + (kx * dx % sx * self.phase + kx * dx // sx) * batch
-        shift = self.tap % LANES if whole else 0 * self.tap
-        self.shifts = tuple(sorted(set(shift.tolist())))
-        if len(self.shifts) > COPIES:
-            shift, self.shifts = 0 * shift, (0,)
-        self.tap += np.searchsorted(self.shifts, shift) * (channels * self.plane + 16) - shift
+        self.shifts, copy = np.unique(self.tap % LANES, return_inverse=True) if whole else (np.zeros(0, int), 0)
+        if whole:
+            self.tap -= self.shifts[copy]
 
+        # tiles: as large as the caches allow, whole windows of the pooling, and of least cost
         self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
         self.kept = np.count_nonzero(self.pattern)
-        # tiles: as large as the caches allow, whole windows of the pooling, and of least cost
         length = ho * self.row if whole else wo * batch
         rows, unit = 1 if whole else pool, LANES
         if whole:
@@ -158,7 +160,7 @@ class DirectLayer:
         units, options = -(-length // unit), []
         for parts in range(1, min(units, 64) + 1):
             wide = min(-(-units // parts) * unit, length)
-            reach = 4 * len(self.shifts) * (wide + (kh - 1) * dy * self.row + LANES)
+            reach = 4 * len(self.shifts) * (_rounded(wide, LANES) + int(self.tap.max()))
             if not whole:
                 reach = 4 * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
             excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
@@ -169,13 +171,11 @@ class DirectLayer:
                 options.append((excess, cycles, parts, registers, wide, reach))
         _, self._products, parts, registers, wide, reach = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
-        pitch = -(-wide // (registers * LANES)) * registers * LANES
+        pitch = _rounded(wide, registers * LANES)
         self.bands = 1 if whole else ho // rows
-        length = -(-length // wide) * wide if whole else length
+        length = _rounded(length, wide) if whole else length
         self.walk = (self.bands, rows, sy * self.row, length, wide, pitch,
                      *((wide // self.row, self.row, ho, wo * batch) if whole else (0, 0, 0, wide)))
-        end = (channels - 1) * self.plane + int(self.tap.max()) + (0 if whole else (ho - 1) * sy * self.row)
-        self.tail = max(0, end + length - wide + pitch - len(self.shifts) * (channels * self.plane + 16))
 
         # the order of the nonzeros, as in sparse_conv.DirectConv
         self.multiplications = self.kept * block * ho * wo * batch
@@ -183,6 +183,14 @@ class DirectLayer:
         segment = max(SEGMENT, VISIT // (block * lines * registers)) if whole else SEGMENT
         self.channels = int(min(channels, max(L1_BYTES // reach, segment / density, 1)))
         self.blocks = -(-channels // self.channels)
+        # the copies of a channel stand side by side
+        self.span = pitch + int(self.tap.max())
+        if whole:
+            self.tap += copy * self.span
+        end = length - wide + (int(self.shifts.max()) + self.span if whole else
+                               int(self.tap.max()) + (ho - 1) * sy * self.row + pitch)
+        self.tail = max(0, end - self.plane)
+        self.window = self.channels, channels, self.plane, self.span
 
     @staticmethod
     def _cycles(block, registers):
@@ -208,7 +216,7 @@ class DirectLayer:
     def images(self):
         """The memory for its input."""
         py, px = self.geometry[4:6]
-        images = Images(self.shape, py * self.row + px * self.shape[3], self.row, self.plane, self.shifts, self.tail)
+        images = Images(self.shape, py * self.row + px * self.shape[3], self.row, self.plane, self.tail)
         images.reader = self
         return images
 
@@ -217,10 +225,9 @@ class DirectLayer:
         channels, height, _, batch = self.shape
         sx, py, px = self.geometry[3:6]
         if sx == 1:
-            for view in images.views:
-                view[...] = x
+            images.view[...] = x
             return
-        planes = images.flat[16:16 + channels * self.plane].reshape(channels, self.plane)[:, :self.height * self.row]
+        planes = images.flat[:channels * self.plane].reshape(channels, self.plane)[:, :self.height * self.row]
         planes = planes.reshape(channels, self.height, sx, self.phase, batch)
         for phase in range(sx):
             start = (phase - px) % sx
@@ -237,7 +244,11 @@ class DirectLayer:
             key = key.astype(np.uint16)         # which NumPy sorts ten times faster
         order = np.argsort(key, kind="stable")
         width = self.weight.shape[3]
-        offset = kept.channel * self.plane + self.tap[kept.ky * width + kept.kx]
+        offset = self.tap[kept.ky * width + kept.kx]
+        if len(self.shifts):
+            offset += kept.channel % self.channels * len(self.shifts) * self.span
+        else:
+            offset += kept.channel * self.plane
         self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=self.blocks * groups))])
         blocks = self.weight.reshape(groups, self.block, -1)
         inside = kept.index % blocks.shape[2]
@@ -253,15 +264,18 @@ class DirectLayer:
         ending, count = self.ending, self.outputs // self.block
         sums = _aligned(self.outputs * self.walk[1] * self.walk[5]).reshape(self.outputs, -1)
         padded = x if x.reader is self or self.features else self.images()
-        costs = self.costs if self.cycles > 4 * WORTH else None     # shares by cost take some time themselves
+        cycles = self.cycles
+        costs = self.costs if cycles > 4 * WORTH else None      # shares by cost take some time themselves
+
+        def work(first, last):
+            self.kernel(self.tile, padded.flat, self.shifts, self.window, self.segments, self.stream, self.walk,
+                        self.shape[3], ending.code, ending.scale, ending.shift, first, last, sums, out.flat, out.plane,
+                        out.row, out.start)
 
         def run(limit):
             if padded is not x:
                 self.write(x.view, padded)
-            parallel(lambda first, last: self.kernel(
-                self.tile, padded.flat[16:], self.segments, self.stream, self.walk, self.shape[3], ending.code,
-                ending.scale, ending.shift, first, last, sums, out.flat, out.plane, out.row, out.places),
-                count, limit if self.cycles > WORTH else 1, costs)
+            parallel(work, count, limit if cycles > WORTH else 1, costs)
         return run
 
 
@@ -298,8 +312,10 @@ class DenseLayer:
         row = width * self.batch
         count = row // (ending.pool * self.batch) * ending.pool * self.batch
 
+        worth = self.cycles > WORTH
+
         def run(limit):
-            limit = limit if self.cycles > WORTH else 1
+            limit = limit if worth else 1
             sums = products
             if not self.product:
                 sums = dense_conv.forward(x.view, self.weight, None, self.geometry, self.groups, limit)
@@ -309,7 +325,7 @@ class DenseLayer:
                 if self.product:
                     np.matmul(matrix[first:last], columns, out=sums[first:last])
                 self.finish(sums, height, row, count, self.batch, ending.code, ending.scale, ending.shift, first,
-                            last, out.flat, out.plane, out.row, out.places)
+                            last, out.flat, out.plane, out.row, out.start)
             parallel(work, outputs, limit)
         return run
 
@@ -337,8 +353,9 @@ class VectorLayer:
         def work(first, last):
             self.kernel(self.crow[first:last + 1], self.column, self.value, vector, sums[first:last])
             self.finish(sums[:, None], 1, 1, 1, 1, ending.code, ending.scale, ending.shift, first, last, out.flat,
-                        out.plane, out.row, out.places)
-        return lambda limit: parallel(work, len(self.weight), limit if self.cycles > WORTH else 1)
+                        out.plane, out.row, out.start)
+        worth = self.cycles > WORTH
+        return lambda limit: parallel(work, len(self.weight), limit if worth else 1)
 
 
 def choices(weight, groups, geometry, shape, ending):

@@ -272,30 +272,33 @@ def _ended(x, ending, scale, shift, batch):
     return (best if early else activate(best)).reshape(rows, columns * batch)
 
 
-def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, places):
+def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, last, out, plane, stride, place):
     """out[place + o plane + y stride + j] = what the layer makes of sums[o, y pitch + j], for first <= o < last.
 
     Here: the rows gathered, the windows of the pooling as two more dimensions.
     """
     for o in range(first, last):
         x = sums[o][np.arange(rows)[:, None] * pitch + np.arange(count)]
-        _put(_ended(x, ending, scale[o], shift[o], batch), out, o * plane, stride, places)
+        _put(_ended(x, ending, scale[o], shift[o], batch), out, place + o * plane, stride)
 
 
-def _put(values, out, at, stride, places):
+def _put(values, out, at, stride):
     rows, count = values.shape
-    for place in places.astype(np.int64):
-        out[place + at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
+    out[at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
 
 
-def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out, plane, stride,
-                   places):
+def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out,
+                   plane, stride, place):
     """A convolution, and all that `finish_layer` does. Here: whole rows, the run of x of every nonzero gathered."""
     bands, rows, step, length, _, _, whole, row, total, count = walk
     block = len(tile)
     groups = len(sums) // block
     offset, value = stream.reshape(-1, block + 1)[:, 0], stream.reshape(-1, block + 1)[:, 1:].view(np.float32)
-    group = np.repeat(np.arange(len(segments) - 1) % groups, np.diff(segments))
+    section, group = np.divmod(np.repeat(np.arange(len(segments) - 1), np.diff(segments)), groups)
+    if len(shifts):     # the place in x rather than in a copy of it
+        channels, _, x_plane, span = window
+        channel, rest = np.divmod(offset, len(shifts) * span)
+        offset = (section * channels + channel) * x_plane + shifts[rest // span] + rest % span
     for g in range(first, last):
         mine = np.flatnonzero(group == g)
         for band in range(bands):
@@ -306,4 +309,4 @@ def convolve_layer(tile, x, segments, stream, walk, batch, ending, scale, shift,
                 if whole:
                     y = y[0][np.arange(total)[:, None] * row + np.arange(count)]
                 _put(_ended(y, ending, scale[o], shift[o], batch), out,
-                     o * plane + band * (rows // ending[0]) * stride, stride, places)
+                     place + o * plane + band * (rows // ending[0]) * stride, stride)

@@ -351,34 +351,28 @@ def activate(typing_context, function, x, scale, shift, out, count):
 
 
 @intrinsic
-def activate_copies(typing_context, function, x, scale, shift, mask, out, places, copies, count):
-    """activate, of which the bits of `mask` remain, to out + each of `copies` places; whole registers are stored.
+def activate_masked(typing_context, function, x, scale, shift, mask, out, count):
+    """activate, of which the bits of `mask` remain; count is rounded up to whole registers.
 
-    mask: address of int32 numbers, places: of int64 ones; count is rounded up, and no copy may overlap with x.
+    mask: address of int32 numbers.
     """
     f = [lambda builder, v: v, _relu, _gelu][function.count]
 
     def generate(context, builder, signature, arguments):
-        _, x, scale, shift, mask, out, places, copies, count = arguments
-        x, mask, out, places = (_pointer(builder, a, kind) for a, kind in
-                                ((x, f32), (mask, f32), (out, f32), (places, i64)))
-        scale, shift, zero = _broadcast(builder, scale), _broadcast(builder, shift), ir.Constant(i64, 0)
+        _, x, scale, shift, mask, out, count = arguments
+        x, mask, out = (_pointer(builder, a, kind) for a, kind in ((x, f32), (mask, f32), (out, f32)))
+        scale, shift = _broadcast(builder, scale), _broadcast(builder, shift)
 
         def body(k, _):
             j = builder.mul(k, ir.Constant(i64, LANES))
             v = f(builder, _multiply_add(builder, scale, _load(builder, x, j), shift))
             bits = [builder.bitcast(a, integers) for a in (v, _load(builder, mask, j))]
-            v = builder.bitcast(builder.and_(*bits), vector)
-
-            def copy(i, _):
-                _store(builder, v, out, builder.add(j, builder.load(builder.gep(places, [i]))))
-                return []
-            _loop(builder, zero, copies, [], copy)
+            _store(builder, builder.bitcast(builder.and_(*bits), vector), out, j)
             return []
         times = builder.sdiv(builder.add(count, ir.Constant(i64, LANES - 1)), ir.Constant(i64, LANES))
-        _loop(builder, zero, times, [], body)
+        _loop(builder, ir.Constant(i64, 0), times, [], body)
         return context.get_dummy_value()
-    return (types.void(function, types.intp, types.float32, types.float32, *[types.intp] * 5), generate)
+    return types.void(function, types.intp, types.float32, types.float32, *[types.intp] * 3), generate
 
 
 @intrinsic
