@@ -10,10 +10,8 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import (LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved,
-                   prefetch)
+from .tile import (LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved)
 
-AHEAD = 4096        # bytes of the stream of nonzeros to ask for ahead of their use
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
 ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed one would make a float
 
@@ -298,8 +296,6 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                     begin, end = segments[b * groups + g], segments[b * groups + g + 1]
                     if begin == end:
                         continue
-                    if whole:       # the stream is read once, and the processor's own foresight ends with a page
-                        prefetch(stream.ctypes.data + 4 * (block + 1) * end + AHEAD, 4 * (block + 1) * (end - begin) + 63)
                     target = sums.ctypes.data + 4 * g * block * size
                     for h in range(0, rows, height):
                         for j in range(0, pitch, registers):

@@ -37,6 +37,8 @@ def _registers():
 
 LANES, REGISTERS, BLOCK_REGISTERS, TOGETHER = _registers()
 
+AHEAD = 2048        # bytes of the stream of nonzeros to ask for ahead of their use: it is read once
+
 f32, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 vector, integers = ir.VectorType(f32, LANES), ir.VectorType(i32, LANES)
 
@@ -90,6 +92,15 @@ def _loop(builder, first, last, start, body):
     return values
 
 
+def _prefetch(builder, base, index):
+    """Ask for the cache line AHEAD bytes after base[index], which may lie beyond an array: nothing is read in earnest."""
+    place = builder.bitcast(builder.gep(base, [index]), ir.IntType(8).as_pointer())
+    place = builder.gep(place, [ir.Constant(i64, AHEAD)])
+    kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(ask, [place, *(ir.Constant(i32, n) for n in (0, 3, 1))])       # to read, nearest cache, data
+
+
 @intrinsic
 def accumulate(typing_context, tile, x, offset, value, first, last, out):
     """out[j] += sum over first <= k < last of value[k] x[offset[k] + j], for j in a tile.
@@ -124,6 +135,7 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
     places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
     # a multiply-add has to wait for the one before it on the same sum: few sums are doubled, and added up at the end
     copies = -(-8 // len(places))
+    group = 64 // (4 * (blocks + 1))        # nonzeros of a cache line
 
     def generate(context, builder, signature, arguments):
         x, stream, out = (_pointer(builder, arguments[i], kind) for i, kind in ((1, f32), (3, i32), (6, f32)))
@@ -151,41 +163,25 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
             return [_multiply_add(builder, factors[b], numbers[h, r], s) for (b, h, r), s in zip(places, sums)]
 
         sums, n = [_load(builder, *target) for target in targets], len(places)
-        if copies > 1:
-            times = builder.sdiv(builder.sub(last, first), number(copies))
+        times = builder.sdiv(builder.sub(last, first), number(group))
 
-            def several(i, sums):
-                k = builder.add(first, builder.mul(i, number(copies)))
-                return [s for c in range(copies)
-                        for s in add_products(builder.add(k, number(c)), sums[c * n:(c + 1) * n])]
-            zeros = [ir.Constant(vector, [0.0] * LANES)] * (n * (copies - 1))
-            parts = _loop(builder, number(0), times, sums + zeros, several)
-            sums = parts[:n]
-            for c in range(1, copies):
-                sums = [builder.fadd(a, b) for a, b in zip(sums, parts[c * n:(c + 1) * n])]
-            first = builder.add(first, builder.mul(times, number(copies)))
+        def several(i, sums):
+            k, sums = builder.add(first, builder.mul(i, number(group))), list(sums)
+            _prefetch(builder, stream, builder.mul(k, number(blocks + 1)))
+            for c in range(group):
+                part = slice(c % copies * n, (c % copies + 1) * n)
+                sums[part] = add_products(builder.add(k, number(c)), sums[part])
+            return sums
+        zeros = [ir.Constant(vector, [0.0] * LANES)] * (n * (copies - 1))
+        parts = _loop(builder, number(0), times, sums + zeros, several)
+        sums = parts[:n]
+        for c in range(1, copies):
+            sums = [builder.fadd(a, b) for a, b in zip(sums, parts[c * n:(c + 1) * n])]
+        first = builder.add(first, builder.mul(times, number(group)))
         for s, target in zip(_loop(builder, first, last, sums, add_products), targets):
             _store(builder, s, *target)
         return context.get_dummy_value()
     return types.void(tile, *[types.intp] * 8), generate
-
-
-@intrinsic
-def prefetch(typing_context, address, count):
-    """Ask for `count` bytes of memory from `address` on, which may lie beyond an array: nothing is read in earnest."""
-    def generate(context, builder, signature, arguments):
-        address, count = arguments
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-
-        def line(k, _):
-            at = builder.inttoptr(builder.add(address, builder.mul(k, ir.Constant(i64, 64))), pointer)
-            builder.call(ask, [at, *(ir.Constant(i32, n) for n in (0, 2, 1))])      # to read, second cache, data
-            return []
-        _loop(builder, ir.Constant(i64, 0), builder.sdiv(count, ir.Constant(i64, 64)), [], line)
-        return context.get_dummy_value()
-    return types.void(types.intp, types.intp), generate
 
 
 def _totals(builder, vectors):
