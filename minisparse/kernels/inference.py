@@ -18,7 +18,8 @@ from . import dense_conv, have_numba, load
 from .pool import parallel
 from .sparse_conv import _stride, taps
 
-L1_BYTES, L2_BYTES = 32 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
+L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
+COPY_BYTES = 32 << 10   # of the first-level cache for copies, which stand side by side
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 TILE_CYCLES = 100       # that the ending of an output takes in each tile, at least
 VISIT = 160             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
@@ -150,6 +151,7 @@ class DirectLayer:
         self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
         self.kept = np.count_nonzero(self.pattern)
         length = ho * self.row if whole else wo * batch
+        cache = COPY_BYTES if whole else L1_BYTES
         rows, unit = 1 if whole else pool, LANES
         if whole:
             unit = math.lcm(pool * self.row, LANES)         # rows of pixels, whose begin is aligned
@@ -163,7 +165,7 @@ class DirectLayer:
             reach = 4 * len(self.shifts) * (_rounded(wide, LANES) + int(self.tap.max()))
             if not whole:
                 reach = 4 * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
-            excess = max(1, 3 * reach / L1_BYTES, 4 * self.outputs * rows * wide / L2_BYTES)
+            excess = max(1, 3 * reach / cache, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
                 tiles = -(-length // wide) * (rows // lines) * -(-wide // (registers * LANES))
                 cycles = self.kept * tiles * self._cycles(block, lines * registers)
@@ -181,7 +183,7 @@ class DirectLayer:
         self.multiplications = self.kept * block * ho * wo * batch
         density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
         segment = max(SEGMENT, VISIT // (block * lines * registers)) if whole else SEGMENT
-        self.channels = int(min(channels, max(L1_BYTES // reach, segment / density, 1)))
+        self.channels = int(min(channels, max(cache // reach, segment / density, 1)))
         self.blocks = -(-channels // self.channels)
         # the copies of a channel stand side by side
         self.span = pitch + int(self.tap.max())
