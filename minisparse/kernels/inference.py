@@ -22,12 +22,13 @@ L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a
 COPY_BYTES = 32 << 10   # of the first-level cache for copies, which stand side by side
 SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
 TILE_CYCLES = 100       # that the ending of an output takes in each tile, at least
-VISIT = 160             # multiply-adds that it should bring where pixels stand side by side: a visit costs about 50
+VISIT = 160             # multiply-adds that it should bring where pixels stand side by side
+VISIT_CYCLES = 35       # that a visit takes beside its products and sums
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
 # of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
 # begin with a row
 DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
-STREAM_BYTES = 4        # of the nonzeros that arrive in a cycle: they are read once a call, from beyond the second cache
+STREAM_BYTES = 5        # of the nonzeros that arrive in a cycle: they are read once a call, from beyond the second cache
 WORTH = 300_000         # cycles that a layer must take for a second thread to pay: it wakes after some ten thousand
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
@@ -147,9 +148,11 @@ class DirectLayer:
         if whole:
             self.tap -= self.shifts[copy]
 
-        # tiles: as large as the caches allow, whole windows of the pooling, and of least cost
+        # tiles: as large as the caches allow, whole windows of the pooling, and of least cost; and for each of them
+        # how many channels make a block
         self.pattern = (weight != 0).reshape(self.outputs // block, block, *weight.shape[1:]).any(axis=1)
         self.kept = np.count_nonzero(self.pattern)
+        density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
         length = ho * self.row if whole else wo * batch
         cache = COPY_BYTES if whole else L1_BYTES
         rows, unit = 1 if whole else pool, LANES
@@ -160,6 +163,7 @@ class DirectLayer:
         budget = (REGISTERS if block == 1 else BLOCK_REGISTERS) // block
         lines = rows if rows <= budget else 1               # rows of a tile of registers
         units, options = -(-length // unit), []
+        self.bands = 1 if whole else ho // rows
         for parts in range(1, min(units, 64) + 1):
             wide = min(-(-units // parts) * unit, length)
             reach = 4 * len(self.shifts) * (_rounded(wide, LANES) + int(self.tap.max()))
@@ -167,23 +171,28 @@ class DirectLayer:
                 reach = 4 * ((rows - 1) * sy + kh) * (wide + (kw - 1) * dx * batch)
             excess = max(1, 3 * reach / cache, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
-                tiles = -(-length // wide) * (rows // lines) * -(-wide // (registers * LANES))
-                cycles = self.kept * tiles * self._cycles(block, lines * registers)
-                cycles += -(-length // wide) * self.outputs * TILE_CYCLES
-                options.append((excess, cycles, parts, registers, wide, reach))
-        _, self._products, parts, registers, wide, reach = min(options)
+                tile = block * lines * registers
+                segment = max(SEGMENT, VISIT // tile) if whole else SEGMENT
+                several = int(min(channels, max(cache // reach, segment / density, 1)))
+                pieces = self.bands * -(-length // wide)
+                tiles = pieces * (rows // lines) * -(-wide // (registers * LANES))
+                visits = tiles * -(-channels // several) * len(self.pattern)
+                products = max(tiles * self._cycles(block, lines * registers), 4 * (1 + block) / STREAM_BYTES) * self.kept
+                cycles = products + visits * tile / 2
+                weighed = products      # long rows have longer visits, which do not matter
+                if whole:
+                    cycles += visits * VISIT_CYCLES
+                    weighed = cycles + pieces * self.outputs * TILE_CYCLES
+                options.append((excess, weighed, parts, registers, wide, several, cycles))
+        *_, registers, wide, self.channels, self.cycles = min(options)
         self.tile = (((0,) * registers,) * lines,) * block
         pitch = _rounded(wide, registers * LANES)
-        self.bands = 1 if whole else ho // rows
         length = _rounded(length, wide) if whole else length
         self.walk = (self.bands, rows, sy * self.row, length, wide, pitch,
                      *((wide // self.row, self.row, ho, wo * batch) if whole else (0, 0, 0, wide)))
 
         # the order of the nonzeros, as in sparse_conv.DirectConv
         self.multiplications = self.kept * block * ho * wo * batch
-        density = max(self.kept / self.pattern.size * weight[0, 0].size, 1e-9)     # nonzeros of an output and channel
-        segment = max(SEGMENT, VISIT // (block * lines * registers)) if whole else SEGMENT
-        self.channels = int(min(channels, max(cache // reach, segment / density, 1)))
         self.blocks = -(-channels // self.channels)
         # the copies of a channel stand side by side
         self.span = pitch + int(self.tap.max())
@@ -200,15 +209,6 @@ class DirectLayer:
         if block == 1:
             return 0.72 * registers + 0.8
         return max(0.55 * block * registers, (registers + block + 1) / 2)
-
-    @property
-    def cycles(self):
-        """About how many the layer takes."""
-        _, rows, _, length, width, pitch, *_ = self.walk
-        tiles = self.bands * -(-length // width)
-        visits = tiles * self.blocks * self.outputs * rows * pitch / 16     # the sums come and go
-        arrival = 4 * (1 + self.block) * self.kept / STREAM_BYTES
-        return max(self.bands * self._products, arrival) + visits
 
     @property
     def takes_padded(self):

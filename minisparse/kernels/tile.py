@@ -29,7 +29,7 @@ def _registers():
     if features is None:
         features = "" if config.CPU_NAME == "generic" else llvm.get_host_cpu_features().flatten()
     if "+avx512f" in features:
-        return 16, 16, 24, 8    # of 32: longer tiles gain nothing
+        return 16, 16, 20, 8    # of 32: longer tiles gain nothing
     if "+avx" in features:
         return 8, 12, 8, 2      # of 16
     return 4, 12, 8, 2          # SSE: of 16; NEON: of 32
