@@ -136,7 +136,7 @@ class Plan:
         What an earlier, larger batch left in the rest of the memory does no harm: images do not see each other.
         """
         n = len(images)
-        self.input[..., :n] = np.moveaxis(images, 0, -1).reshape(*self.input.shape[:3], n)
+        self.input[..., :n] = images.reshape(n, *self.input.shape[:3]).transpose(1, 2, 3, 0)
         for work in self.work:
             began = time.perf_counter()
             work(limit)

@@ -284,8 +284,6 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
         for i in range((length + width - 1) // width):
             t = min(i * width, length - width)
             source = x.ctypes.data + 4 * (band * rows * step + t)
-            for j in range(np.uint64(first * block * size), np.uint64(last * block * size)):
-                flat[j] = 0
             for b in range(blocks):
                 for c in range(b * channels, min((b + 1) * channels, depth) if len(shifts) else 0):
                     for s in range(len(shifts)):
@@ -293,11 +291,12 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                         activate((), source + 4 * (c * x_plane + shifts[s]), one, zero, to, span)
                 base = copy if len(shifts) else source
                 for g in range(first, last):
+                    if b == 0:
+                        for j in range(np.uint64(g * block * size), np.uint64((g + 1) * block * size)):
+                            flat[j] = 0
                     begin, end = segments[b * groups + g], segments[b * groups + g + 1]
-                    if begin == end:
-                        continue
                     target = sums.ctypes.data + 4 * g * block * size
-                    for h in range(0, rows, height):
+                    for h in range(0, rows if begin < end else 0, height):
                         for j in range(0, pitch, registers):
                             accumulate_stream(tile, base + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
                                               target + 4 * (h * pitch + j), pitch, size)

@@ -25,9 +25,9 @@ TILE_CYCLES = 100       # that the ending of an output takes in each tile, at le
 VISIT = 160             # multiply-adds that it should bring where pixels stand side by side
 VISIT_CYCLES = 35       # that a visit takes beside its products and sums
 # the cost of products, measured: multiply-adds in a cycle, if the product is wide, half as many if it is NARROW, and
-# of a matrix with a vector, inside and outside of the cache; cycles to copy a number to the column matrix, and to
+# of a matrix with a vector, as fast as the matrix arrives; cycles to copy a number to the column matrix, and to
 # begin with a row
-DENSE_RATE, NARROW, VECTOR_RATES, COPY_CYCLES, COPY_BEGIN = 26, 40, (8, 2.8), 0.5, 150
+DENSE_RATE, NARROW, VECTOR_RATE, COPY_CYCLES, COPY_BEGIN = 26, 40, 3, 0.5, 150
 STREAM_BYTES = 5        # of the nonzeros that arrive in a cycle: they are read once a call, from beyond the second cache
 WORTH = 300_000         # cycles that a layer must take for a second thread to pay: it wakes after some ten thousand
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
@@ -101,6 +101,16 @@ def fits(geometry, shape):
     numbers = channels * (max(ho * sy, height) + kh * dy + py) * (max(wo * sx, width) + kw * dx + 2 * px + LANES) * batch
     # offsets have 32 bits
     return (sy == sx == 1 or wo * batch >= LANES) and numbers < 1 << 31
+
+
+def _shared(work, count, cycles, costs=None):
+    """A function of the number of threads that runs work(first, last) over range(count), see pool.parallel."""
+    def run(limit):
+        if limit == 1 or cycles <= WORTH:       # `parallel` itself takes as long as a small layer
+            work(0, count)
+        else:
+            parallel(work, count, limit, costs)
+    return run
 
 
 class DirectLayer:
@@ -266,18 +276,20 @@ class DirectLayer:
         ending, count = self.ending, self.outputs // self.block
         sums = _aligned(self.outputs * self.walk[1] * self.walk[5]).reshape(self.outputs, -1)
         padded = x if x.reader is self or self.features else self.images()
-        cycles = self.cycles
-        costs = self.costs if cycles > 4 * WORTH else None      # shares by cost take some time themselves
+        costs = self.costs if self.cycles > 4 * WORTH else None     # shares by cost take some time themselves
 
         def work(first, last):
             self.kernel(self.tile, padded.flat, self.shifts, self.window, self.segments, self.stream, self.walk,
                         self.shape[3], ending.code, ending.scale, ending.shift, first, last, sums, out.flat, out.plane,
                         out.row, out.start)
 
+        share = _shared(work, count, self.cycles, costs)
+        if padded is x:
+            return share
+
         def run(limit):
-            if padded is not x:
-                self.write(x.view, padded)
-            parallel(work, count, limit if cycles > WORTH else 1, costs)
+            self.write(x.view, padded)
+            share(limit)
         return run
 
 
@@ -300,7 +312,7 @@ class DenseLayer:
         # narrow products wait for the memory of the weights, short copies for their begin
         rate = DENSE_RATE * self.width / (self.width + NARROW)
         if self.width == 1:
-            rate = VECTOR_RATES[weight.nbytes > 2 * L2_BYTES]
+            rate = VECTOR_RATE
         self.cycles = self.multiplications / rate + copied * (COPY_CYCLES + COPY_BEGIN / (width * self.batch))
 
     def prepare(self):
@@ -356,8 +368,7 @@ class VectorLayer:
             self.kernel(self.crow[first:last + 1], self.column, self.value, vector, sums[first:last])
             self.finish(sums[:, None], 1, 1, 1, 1, ending.code, ending.scale, ending.shift, first, last, out.flat,
                         out.plane, out.row, out.start)
-        worth = self.cycles > WORTH
-        return lambda limit: parallel(work, len(self.weight), limit if worth else 1)
+        return _shared(work, len(self.weight), self.cycles)
 
 
 def choices(weight, groups, geometry, shape, ending):
