@@ -275,7 +275,7 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
     block, height, registers = len(tile), len(tile[0]), LANES * len(tile[0][0])
     groups = len(sums) // block
     blocks = (len(segments) - 1) // groups
-    pool, size, flat = ending[0], rows * pitch, sums.reshape(-1)
+    pool, size = ending[0], rows * pitch
     line, plain, mask = _room(size, max(whole, rows), count, stride, pool)
     copies = np.empty(channels * len(shifts) * span + LANES, np.float32)
     copy = (copies.ctypes.data + 4 * LANES - 1) // (4 * LANES) * (4 * LANES)
@@ -291,15 +291,12 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                         activate((), source + 4 * (c * x_plane + shifts[s]), one, zero, to, span)
                 base = copy if len(shifts) else source
                 for g in range(first, last):
-                    if b == 0:
-                        for j in range(np.uint64(g * block * size), np.uint64((g + 1) * block * size)):
-                            flat[j] = 0
                     begin, end = segments[b * groups + g], segments[b * groups + g + 1]
                     target = sums.ctypes.data + 4 * g * block * size
-                    for h in range(0, rows if begin < end else 0, height):
+                    for h in range(0, rows if begin < end or b == 0 else 0, height):
                         for j in range(0, pitch, registers):
                             accumulate_stream(tile, base + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
-                                              target + 4 * (h * pitch + j), pitch, size)
+                                              target + 4 * (h * pitch + j), pitch, size, b == 0)
             if whole:
                 _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
                         last * block, line, plain, mask, out, plane, stride, place + i * (whole // pool) * stride)

@@ -124,12 +124,12 @@ def accumulate(typing_context, tile, x, offset, value, first, last, out):
 
 
 @intrinsic
-def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pitch, block):
+def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pitch, block, fresh):
     """out[b, h, j] += sum over first <= k < last of value[k, b] x[offset[k] + h row + j], for (b, h, j) in a tile.
 
     tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs. stream: address of the
     nonzeros, for each its offset (int32) and then its B values. x, out: addresses of float32 numbers; out[b, h] begins
-    at out + b block + h pitch.
+    at out + b block + h pitch. fresh (bool): the sums begin at 0, whatever stands there.
     """
     blocks, rows, registers = tile.count, tile.dtype.count, tile.dtype.dtype.count
     places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
@@ -139,7 +139,7 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
 
     def generate(context, builder, signature, arguments):
         x, stream, out = (_pointer(builder, arguments[i], kind) for i, kind in ((1, f32), (3, i32), (6, f32)))
-        row, first, last, pitch, block = (arguments[i] for i in (2, 4, 5, 7, 8))
+        row, first, last, pitch, block, fresh = (arguments[i] for i in (2, 4, 5, 7, 8, 9))
 
         def number(n):
             return ir.Constant(i64, n)
@@ -162,7 +162,8 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
                        for h in range(rows) for r in range(registers)}
             return [_multiply_add(builder, factors[b], numbers[h, r], s) for (b, h, r), s in zip(places, sums)]
 
-        sums, n = [_load(builder, *target) for target in targets], len(places)
+        zero, n = ir.Constant(vector, [0.0] * LANES), len(places)
+        sums = [builder.select(fresh, zero, _load(builder, *target)) for target in targets]
         times = builder.sdiv(builder.sub(last, first), number(group))
 
         def several(i, sums):
@@ -172,8 +173,7 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
                 part = slice(c % copies * n, (c % copies + 1) * n)
                 sums[part] = add_products(builder.add(k, number(c)), sums[part])
             return sums
-        zeros = [ir.Constant(vector, [0.0] * LANES)] * (n * (copies - 1))
-        parts = _loop(builder, number(0), times, sums + zeros, several)
+        parts = _loop(builder, number(0), times, sums + [zero] * (n * (copies - 1)), several)
         sums = parts[:n]
         for c in range(1, copies):
             sums = [builder.fadd(a, b) for a, b in zip(sums, parts[c * n:(c + 1) * n])]
@@ -181,7 +181,7 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
         for s, target in zip(_loop(builder, first, last, sums, add_products), targets):
             _store(builder, s, *target)
         return context.get_dummy_value()
-    return types.void(tile, *[types.intp] * 8), generate
+    return types.void(tile, *[types.intp] * 8, types.boolean), generate
 
 
 def _totals(builder, vectors):
