@@ -13,7 +13,7 @@ from .activation import gelu_of
 from .tile import (LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved)
 
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
-ZERO, TWO = np.uint64(0), np.uint64(2)      # beside unsigned numbers; a signed one would make a float
+ZERO = np.uint64(0)     # beside unsigned numbers; a signed one would make a float
 
 
 @jit()
@@ -145,12 +145,12 @@ def _pool(x, begin, rows, pitch, count, batch, pool, out, stride):
 
 
 @jit()
-def _every_second(line, rows, pitch, count, batch, out, stride):
-    """out[y stride + i batch + n] = line[2 y pitch + 2 i batch + n]."""
-    for y in range(rows // TWO):
-        for i in range(count // TWO // batch):
+def _first_of_windows(line, rows, pitch, count, batch, pool, out, stride):
+    """out[y stride + i batch + n] = line[pool y pitch + pool i batch + n]."""
+    for y in range(rows // pool):
+        for i in range(count // pool // batch):
             for n in range(batch):
-                out[y * stride + i * batch + n] = line[TWO * (y * pitch + i * batch) + n]
+                out[y * stride + i * batch + n] = line[pool * (y * pitch + i * batch) + n]
 
 
 @jit()
@@ -179,14 +179,16 @@ def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, 
             if pool == 2 and batch == 1 and (rows - 1) * pitch + 2 * (width + LANES) <= rest:
                 for r in range(height):
                     largest_halved(x + 8 * r * pitch, pitch, ready + 4 * r * stride, width)
-            elif pool == 2:
-                # the largest at every place, of which one in four is taken
-                largest(x, batch, pitch, buffer, rows * pitch - pitch - batch)
-                _every_second(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch), plain,
-                              np.uint64(stride))
             elif pool > 1:
-                _pool(flat, np.uint64(o * size), np.uint64(rows), np.uint64(pitch), np.uint64(count),
-                      np.uint64(batch), np.uint64(pool), plain, np.uint64(stride))
+                # the largest of 2 x 2 at every place, of these again, ...: of the last ones a window's first is taken
+                window, n = x, rows * pitch
+                for _ in range(pool - 1):
+                    n -= pitch + batch
+                    registers = -(-n // LANES) * LANES
+                    largest(window, batch, pitch, buffer, registers if registers + pitch + batch <= rest else n)
+                    window = buffer
+                _first_of_windows(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch),
+                                  np.uint64(pool), plain, np.uint64(stride))
             elif pitch == stride:
                 source = x
             else:
@@ -225,7 +227,8 @@ def _room(size, rows, count, stride, pool):
     mask = np.zeros(length, np.int32)
     for r in range(rows // pool):
         mask[r * stride:r * stride + count // pool] = -1
-    return np.empty(size, np.float32), np.zeros(length, np.float32), mask
+    # twice the size: whole registers, and what lies a row below them
+    return np.empty(2 * (size + LANES), np.float32), np.zeros(length, np.float32), mask
 
 
 @jit()
