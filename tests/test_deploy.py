@@ -278,6 +278,22 @@ def test_kernels_are_their_reference(name):
         assert inspect.signature(getattr(one, "py_func", one)) == inspect.signature(getattr(reference, twin))
 
 
+@pytest.mark.parametrize("name", ["direct", "block 4x1"])
+def test_narrow_batches_of_large_planes(name):
+    """Several blocks of channels and several tiles, whose copies overlap; rows of any length; windows of any size."""
+    model = shaken(nn.Sequential(nn.Conv2d(40, 8, 5, padding=2), nn.MaxPool2d(3), nn.GELU(),
+                                 nn.Conv2d(8, 12, (2, 3), padding=(1, 2), dilation=(1, 2)), nn.GELU(), nn.MaxPool2d(4),
+                                 nn.Conv2d(12, 8, 2, groups=2), nn.ReLU()), kept=0.3)
+    engine = check(model, (40, 29, 30), batches=(1, 5), names=[name])
+    first = engine._kernels(1)[0]
+    _, _, _, length, width, *_ = first.walk
+    assert first.name == name and first.blocks > 1 and length > width and len(first.shifts) > 1
+    x = images(1, (40, 29, 30))
+    with mock.patch.object(inference, "load", lambda name: reference), kernel(name):
+        expected = deploy.compile(model, (40, 29, 30))(x)
+    np.testing.assert_allclose(engine(x), expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+
+
 def test_nan_is_seen_through_pooling_and_relu():
     model = shaken(nn.Sequential(nn.Conv2d(1, 4, 1), nn.MaxPool2d(2), nn.ReLU()))
     x = images(3, (1, 4, 4))

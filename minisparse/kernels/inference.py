@@ -5,8 +5,8 @@ reader wants, written by the layer before. A fully connected layer is the convol
 
 With 16 images or more a run of numbers is a row of pixels times the batch. With fewer, it is several rows or a whole
 plane, pixels that fall on the padding between the rows included, and taps would begin at any place in a cache line,
-which costs half of the speed: what a tile needs of a block of channels is copied into the first-level cache, once for
-each place that occurs, shifted so that every tap is aligned.
+which costs half of the speed: what a tile needs of a block of channels is copied into the first-level cache, once
+for each place that occurs, shifted so that every tap is aligned.
 """
 import copy
 import math
@@ -20,7 +20,7 @@ from .sparse_conv import _stride, taps
 
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 COPY_BYTES = 32 << 10   # of the first-level cache for copies, which stand side by side
-SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least
+SEGMENT = 8             # nonzeros that a visit of a tile of sums should bring, at least; from copies twice as many
 TILE_CYCLES = 100       # that the ending of an output takes in each tile, at least
 VISIT = 160             # multiply-adds that it should bring where pixels stand side by side
 VISIT_CYCLES = 35       # that a visit takes beside its products and sums
@@ -28,7 +28,7 @@ VISIT_CYCLES = 35       # that a visit takes beside its products and sums
 # of a matrix with a vector, as fast as the matrix arrives; cycles to copy a number to the column matrix, and to
 # begin with a row
 DENSE_RATE, NARROW, VECTOR_RATE, COPY_CYCLES, COPY_BEGIN = 26, 40, 3, 0.5, 150
-STREAM_BYTES = 5        # of the nonzeros that arrive in a cycle: they are read once a call, from beyond the second cache
+STREAM_BYTES = 5        # of the nonzeros that arrive in a cycle, once a call, from beyond the second cache
 WORTH = 300_000         # cycles that a layer must take for a second thread to pay: it wakes after some ten thousand
 BLOCK = 4               # outputs that share a mask in the pattern with a kernel of its own
 
@@ -182,12 +182,13 @@ class DirectLayer:
             excess = max(1, 3 * reach / cache, 4 * self.outputs * rows * wide / L2_BYTES)
             for registers in range(1, budget // lines + 1):
                 tile = block * lines * registers
-                segment = max(SEGMENT, VISIT // tile) if whole else SEGMENT
+                segment = max(2 * SEGMENT, VISIT // tile) if whole else SEGMENT
                 several = int(min(channels, max(cache // reach, segment / density, 1)))
                 pieces = self.bands * -(-length // wide)
                 tiles = pieces * (rows // lines) * -(-wide // (registers * LANES))
                 visits = tiles * -(-channels // several) * len(self.pattern)
-                products = max(tiles * self._cycles(block, lines * registers), 4 * (1 + block) / STREAM_BYTES) * self.kept
+                arrival = 4 * (1 + block) / STREAM_BYTES
+                products = self.kept * max(tiles * self._cycles(block, lines * registers), arrival)
                 cycles = products + visits * tile / 2
                 weighed = products      # long rows have longer visits, which do not matter
                 if whole:

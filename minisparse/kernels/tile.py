@@ -93,7 +93,7 @@ def _loop(builder, first, last, start, body):
 
 
 def _prefetch(builder, base, index):
-    """Ask for the cache line AHEAD bytes after base[index], which may lie beyond an array: nothing is read in earnest."""
+    """Ask for the cache line AHEAD bytes after base[index]. It may lie beyond an array: nothing is read in earnest."""
     place = builder.bitcast(builder.gep(base, [index]), ir.IntType(8).as_pointer())
     place = builder.gep(place, [ir.Constant(i64, AHEAD)])
     kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
