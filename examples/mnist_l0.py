@@ -63,12 +63,13 @@ class Recipe:
     strength: tuple = (0.1,)        # lambda of each layer with gates (or of all): lambda / N a weight
     sparsity: float = 0.98          # share of zeros at the end, of "magnitude"
     prune: tuple = (0.1, 0.6)       # when it begins and when it is reached, as shares of all steps
-    gates: float = 0.6              # share of the epochs with gates; then the open units train on without
+    gates: float = 0.6              # share of the epochs with gates; then the open units train on without,
+    after: tuple = (5e-4, 0.0)      # with this weight decay, and so many of the input's numbers dropped
 
 
 # our settings where they are not the defaults; --strength 0.1 is the paper's first one
 RECIPES = {
-    ("lenet-300-100", "l0"): Recipe(epochs=120, decay=0.4, gates=0.5, strength=(0.2, 0.7, 16.0)),
+    ("lenet-300-100", "l0"): Recipe(epochs=120, decay=0.4, gates=0.5, strength=(0.2, 0.7, 20.0), after=(2e-4, 0.1)),
     ("lenet-5", "l0"): Recipe(epochs=60, decay=0.4, gates=0.45, strength=(25.0, 0.9, 0.22, 18.0)),
     ("lenet-300-100", "magnitude"): Recipe(epochs=100, sparsity=0.9822),
     ("lenet-5", "magnitude"): Recipe(epochs=40, decay=0.3, prune=(0.1, 0.7), weight_decay=1e-4,
@@ -127,25 +128,26 @@ class Run:
         self.strengths = recipe.strength * len(self.gated) if len(recipe.strength) == 1 else recipe.strength
         if self.gated and len(self.strengths) != len(self.gated):
             raise ValueError(f"{len(recipe.strength)} values of --strength for {len(self.gated)} layers")
-        self.make_optimizer()
+        # with gates, weight decay is part of the loss
+        self.make_optimizer(0 if self.gated else recipe.weight_decay)
         steps = recipe.epochs * (len(train[0]) // recipe.batch)
         start, end = (round(share * steps) for share in recipe.prune)
         self.pruner = method == "magnitude" and sparse.Pruner(
             self.model, recipe.sparsity, sparse.Cubic(start, max(end, start + 1)), scope="global")
-        self.epoch, self.seconds, self.with_gates = 0, 0.0, None
+        self.epoch, self.seconds, self.with_gates, self.dropout = 0, 0.0, None, 0.0
 
-    def make_optimizer(self):
-        # with gates, weight decay is part of the loss
-        self.optimizer = optim.Adam(self.model.parameters(), self.recipe.lr,
-                                    weight_decay=0 if self.gated else self.recipe.weight_decay)
+    def make_optimizer(self, weight_decay):
+        self.optimizer = optim.Adam(self.model.parameters(), self.recipe.lr, weight_decay=weight_decay)
 
     def remove_gates(self):
         """From here on train what is open, as an ordinary net: without the noise of gates it gets better."""
+        weight_decay, self.dropout = self.recipe.after
         self.with_gates, self.gated = self.model.state_dict(), []
         self.model = sparse.shrink(self.model)
-        self.make_optimizer()
+        self.make_optimizer(weight_decay)
 
     def loss(self, x, y):
+        x = nn.functional.dropout(x, self.dropout)
         loss = nn.functional.cross_entropy(self.model(x), y)
         if self.gated:
             count = len(self.train[0])
