@@ -335,6 +335,7 @@ def in_place(function):
             raise NotImplementedError(f"{name}: a change in place is not recorded; use {function.__name__}")
         a.change()
         np.copyto(a.data, value.data, casting="unsafe")
+        a.apply_mask()
         return a
     change.__name__ = name
     return method(change)

@@ -291,6 +291,7 @@ def setitem(a, key, value):
     key, _ = index_key(key)
     a.change()
     a.data[key] = value
+    a.apply_mask()
 
 
 Tensor.__getitem__ = getitem

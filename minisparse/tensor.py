@@ -236,6 +236,9 @@ class Tensor:
             raise RuntimeError(f"{kind} is changed in place; do it under no_grad(), or out of place")
         self._version[0] += 1
 
+    def apply_mask(self):
+        """What every in-place operator does in the end: a Parameter zeroes what its mask prunes."""
+
     # --- what numpy already knows -------------------------------------------------------------------------
     @property
     def shape(self):

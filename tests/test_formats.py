@@ -125,6 +125,9 @@ BAD_COO = {
     r"size \(3, -1\) is negative": ([[], []], [], (3, -1)),
     r"size \(4294967296, 2147483648\) .* 2\*\*63": ([[0], [0]], [1.], (2**32, 2**31)),
     r"size \(9223372036854775808,\) .* 2\*\*63": ([[2**63 - 1]], [1.], None),
+    r"size \(1099511627776, 1099511627776\) .* 2\*\*63": ([[0], [0]], [1.], (np.int64(2**40), np.int64(2**40))),
+    r"indices\[0, 0\] = -9223372036854775809 is no whole": ([[-2**63 - 1]], [1.], None),
+    "'float' object cannot be interpreted as an integer": ([[0]], [1.], (3.5,)),
 }
 BAD_CSR = {
     r"crow_indices\[0\] = 1 is not 0": ([1, 1, 2], [0, 1], [1., 2.], (2, 3)),
@@ -144,6 +147,11 @@ BAD_CSR = {
     r"values of shape \(1,\) for 2 indices": ([0, 2], [0, 1], [1.], (1, 3)),
     r"col_indices must have 1 dimensions": ([0, 1], [[0]], [1.], (1, 1)),
 }
+
+
+def test_indices_that_numpy_would_make_floats_of():
+    s = ms.sparse_coo_tensor([np.array([0, 1], np.uint64), np.array([0, 1])], [1., 2.])
+    np.testing.assert_array_equal(s.to_dense().data, [[1, 0], [0, 2]])
 
 
 @pytest.mark.parametrize("message", BAD_COO)

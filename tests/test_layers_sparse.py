@@ -36,7 +36,8 @@ def test_they_are_the_ordinary_layers(kind):
 
 
 def test_options():
-    assert sparse.SparseLinear(10, 5, False, 0.8).bias is None
+    assert sparse.SparseLinear(10, 5, 0.8, False).bias is None
+    assert sparse.SparseLinear(10, 5, 0.8).sparsity == sparse.DynamicSparseLinear(10, 5, 0.8).sparsity == 0.8
     assert sparse.SparseLinear(10, 5).sparsity == sparse.DynamicSparseLinear(10, 5).sparsity == 0.5
     layer = sparse.SparseConv2d(4, 8, 3, 2, 1, groups=2, bias=False, sparsity=0.9)
     assert (layer.stride, layer.padding, layer.groups, layer.bias) == ((2, 2), (1, 1), 2, None)

@@ -493,6 +493,7 @@ def test_erk_is_the_published_proportion_capped_at_dense():
     (lambda net: erk(net, 0.9, dense=["5"]), "erk: 0.9 of 1314 weights cannot be zero, since .*5.* dense"),
     (lambda net: uniform(net, 0.5, dense=["*"]), "0, 2, 5, 7 stays dense"),
     (lambda net: uniform(net, 1.0), r"uniform must be a number in \[0, 1\), got 1.0"),
+    (lambda net: erk(nn.ReLU(), 0.5), "erk: the model has no Linear or Conv2d layer"),
     (lambda net: erk(net, 0.5, dense=["head"]), "'head' matches no Linear or Conv2d layer; there are"),
     (lambda net: Pruner(net, 0.5, OneShot(), scope="model"), "scope is 'layer' or 'global', got 'model'"),
 ])
@@ -560,6 +561,9 @@ def test_global_pruning_needs_no_second_copy_of_the_weights():
         tracemalloc.stop()
         assert sum(counts) == 10**5
         return most
+    layer = np.tile(layer, (8, 8))
+    assert peak(1) < 3 * layer.nbytes       # one large layer: its scores, and parts of them
+    layer = layer[:256, :256].copy()
     peak(2)                         # once before: whatever numpy keeps for later
     assert peak(32) < peak(2) + 10**5
 

@@ -221,7 +221,7 @@ def test_wrong_state_changes_nothing():
     for name in ("bn.bias", "tail.4.weight", "conv.weight_mask"):
         del state[name]
     assert net.load_state_dict(state, strict=False) == (
-        ["bn.weight", "bn.bias", "tail.4.weight", "tail.4.bias"], ["extra", "more.extra"])
+        ["bn.weight", "bn.bias", "tail.4.weight", "tail.4.bias", "conv.weight_mask"], ["extra", "more.extra"])
     np.testing.assert_array_equal(net.conv.weight.data, state["conv.weight"].data)
 
 
@@ -308,8 +308,9 @@ def test_masks_travel_with_state_and_copies():
     assert list(state)[:2] == ["conv.weight", "conv.weight_mask"]
     twin, loaded = copy.deepcopy(net), net_of()
     loaded.tail[4].weight.set_mask(rng.random((5, 128)) > 0.5)
-    loaded.load_state_dict(state)
+    assert loaded.load_state_dict(state).missing_keys == ["tail.4.weight_mask"]
     assert loaded.tail[4].weight.mask is None       # it came without one
+    assert loaded.load_state_dict(state).missing_keys == []
     for other in (twin, loaded):
         np.testing.assert_array_equal(other.conv.weight.mask, keep)
         assert_same(arrays(state), arrays(other.state_dict()))
@@ -539,3 +540,15 @@ def test_gains_against_torch():
 def test_bad_init_is_named(action, message):
     with pytest.raises(ValueError, match=message):
         action()
+
+
+def test_no_change_in_place_brings_a_pruned_weight_back():
+    layer = nn.Linear(4, 3)
+    layer.weight.set_mask(np.arange(12).reshape(3, 4) % 2)
+    with no_grad():
+        layer.weight.copy_(Tensor(np.ones((3, 4), np.float32)))
+        np.testing.assert_array_equal(layer.weight.data, layer.weight.mask)
+        layer.weight.fill_(2.0)
+        layer.weight[0] = 3.0
+        layer.weight += 1
+    np.testing.assert_array_equal(layer.weight.data, layer.weight.mask * np.array([[4], [3], [3]]))

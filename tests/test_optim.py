@@ -731,6 +731,20 @@ def test_lookahead_keeps_pruned_weights_at_zero_and_regrows_from_nothing():
     assert not p.data[~mask].any() and p.data[mask].all()
 
 
+def test_weights_pruned_and_regrown_between_two_steps_start_from_nothing():
+    p, mask = Parameter(np.arange(1.0, 7.0)), np.array([1, 0, 1, 0, 1, 1], bool)
+    adam = optim.Adam([p], lr=0.0)
+    lookahead = optim.Lookahead(adam, k=2, alpha=0.5)
+    p.set_mask(np.arange(6) != 5)
+    for masks in ((), (mask, np.ones(6))):
+        for new in masks:
+            p.set_mask(new)
+        p.grad = Tensor(np.zeros(6) if masks else np.ones(6))
+        lookahead.step()
+    assert not p.data[~mask].any() and p.data[mask][:3].all()
+    assert not adam.state[p]["exp_avg"][~mask].any() and adam.state[p]["exp_avg"][mask][:3].all()
+
+
 def test_lookahead_averages_at_the_end_and_keeps_zeros():
     p = Parameter(np.arange(1.0, 5.0))
     lookahead = optim.Lookahead(optim.SGD([p], lr=0.1), k=2, alpha=0.5)

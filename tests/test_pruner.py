@@ -151,6 +151,7 @@ def test_targets(targets, expected):
 
 
 @pytest.mark.parametrize("targets, message", [
+    ({}, "the targets {} name no layer"),
     ({"features.0": 0.5}, "'features.0' matches no Linear or Conv2d layer; there are 0, 2, 5, 7"),
     ({"1": 0.5}, "'1' matches no"),                                 # it is there, but a ReLU
     ({nn.BatchNorm2d: 0.5}, "BatchNorm2d matches no"),

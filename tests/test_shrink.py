@@ -217,6 +217,16 @@ def test_l0_lenet():
     assert [type(layer) for layer in small] == 2 * convolution + [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
 
 
+@pytest.mark.parametrize("closed", [[], [0, 1]])
+def test_a_mask_outlives_its_gates(closed):
+    model = nn.Sequential(sparse.L0Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[0].weight.set_mask(np.arange(48).reshape(6, 8) % 3 > 0)
+    set_gates(model[0], closed)
+    small = same(model, 3, 8)
+    kept = model[0].weight.mask & ~np.isin(np.arange(8), closed)
+    np.testing.assert_array_equal(small[0].weight.mask, kept)
+
+
 def test_l0_weight_gates_become_masks():
     model = nn.Sequential(sparse.L0Linear(6, 4, gates="weight"), nn.ReLU(),
                           sparse.L0Linear(4, 2, gates="weight"))

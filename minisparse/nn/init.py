@@ -8,15 +8,13 @@ import numpy as np
 
 from ..creation import generator
 from ..tensor import no_grad
-from .parameter import Parameter
 
 
 def _fill(tensor, values):
     with no_grad():
         tensor.change()
     np.copyto(tensor.data, values, casting="same_kind")
-    if isinstance(tensor, Parameter):
-        tensor.apply_mask()
+    tensor.apply_mask()
     return tensor
 
 

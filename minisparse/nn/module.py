@@ -248,8 +248,9 @@ class Module:
     def load_state_dict(self, state_dict, strict=True):
         """Copy the values in, and take over the masks (a parameter that comes without one loses its own).
 
-        state_dict: {dotted name: Tensor or array}. Returns (missing_keys, unexpected_keys). RuntimeError that
-        lists all missing and unexpected keys (if strict) and all unfit values; then nothing has changed.
+        state_dict: {dotted name: Tensor or array}. Returns (missing_keys, unexpected_keys); a mask that is lost is
+        among the missing ones, which is no error. RuntimeError that lists all other missing and unexpected keys (if
+        strict) and all unfit values; then nothing has changed.
         """
         if not isinstance(state_dict, collections.abc.Mapping):
             raise TypeError(f"load_state_dict: expected a dict, got {type(state_dict).__name__}")
@@ -280,6 +281,8 @@ class Module:
         if problems:
             raise RuntimeError("\n    ".join([f"load_state_dict of {type(self).__name__}:", *problems]))
 
+        missing += [name + "_mask" for name, tensor in own.items()
+                    if name in state and name not in masks and getattr(tensor, "mask", None) is not None]
         with no_grad():
             for name, tensor in own.items():
                 if name in state:

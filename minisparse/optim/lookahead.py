@@ -25,11 +25,18 @@ class Lookahead:
     def _fast(self):
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def _masks(self):
+        return [getattr(p, "mask", None) for p in self._fast()]
+
     @no_grad()
     def step(self):
         """A step of the optimizer; after every k-th one the average."""
         if self.slow is None:
-            self.slow = [p.data.copy() for p in self._fast()]
+            self.slow, self.masks = [p.data.copy() for p in self._fast()], self._masks()
+        for i, (theta, mask) in enumerate(zip(self._fast(), self._masks())):
+            if mask is not self.masks[i]:       # what is 0 now was pruned, even if it may grow again
+                np.copyto(self.slow[i], 0, where=theta.data == 0)
+                self.masks[i] = mask
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.k == 0:
@@ -38,9 +45,8 @@ class Lookahead:
     @no_grad()
     def average(self):
         """The step back. Once more after the last step of a training, it leaves little of the steps since the last."""
-        for phi, theta in zip(self.slow or [], self._fast()):
+        for phi, theta, mask in zip(self.slow or [], self._fast(), self._masks()):
             phi += self.alpha * (theta.data - phi)
-            mask = getattr(theta, "mask", None)
             if mask is not None:
                 np.copyto(phi, 0, where=~mask)
             theta.copy_(phi)
@@ -56,4 +62,4 @@ class Lookahead:
         if slow is not None and [value.shape for value in slow] != [tuple(p.shape) for p in self._fast()]:
             raise ValueError("Lookahead.load_state_dict: the slow weights have other shapes than the parameters")
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.slow, self.steps = slow, state_dict["steps"]
+        self.slow, self.masks, self.steps = slow, self._masks(), state_dict["steps"]

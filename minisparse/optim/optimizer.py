@@ -120,6 +120,8 @@ class Optimizer:
             return
         self._masks[p] = mask
         kept = np.logical_and.reduce([m for m in (before, mask) if m is not None])
+        if before is not None:      # what other masks pruned in between has grown again, from 0
+            kept = kept & (p.data != 0)
         for value in self.state[p].values():
             if isinstance(value, np.ndarray):
                 np.copyto(value, 0, where=~kept)

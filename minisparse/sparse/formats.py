@@ -65,9 +65,10 @@ def whole_numbers(name, data, ndim):
     data = data.data if isinstance(data, Tensor) else data
     x = np.array(data)
     if x.size and (x.dtype.kind not in "iu" or x.max() >= 1 << 63):
-        entries = np.ndenumerate(np.array(data, object))
-        at, bad = next((at, v) for at, v in entries if type(v) is not int or v >= 1 << 63)
-        raise TypeError(f"sparse tensor: {name}{list(at)} = {bad} is no whole number below 2**63")
+        x = np.array(data, object)      # each number as it was given: NumPy makes floats of some whole ones
+        for at, v in np.ndenumerate(x):
+            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or not -1 << 63 <= v < 1 << 63:
+                raise TypeError(f"sparse tensor: {name}{list(at)} = {v} is no whole number of 64 bits")
     if x.ndim != ndim:
         raise ValueError(f"sparse tensor: {name} must have {ndim} dimensions, the shape is {x.shape}")
     return x.astype(np.int64, copy=False)
@@ -81,7 +82,7 @@ def vector(values, length):
 
 
 def shape(size, smallest):
-    size = tuple(smallest if size is None else size)
+    size = tuple(map(operator.index, smallest if size is None else size))
     if min(size, default=0) < 0 or math.prod(size) >= 1 << 63:
         raise ValueError(f"sparse tensor: size {size} is negative or has 2**63 elements or more")
     return size
@@ -336,7 +337,7 @@ def from_scipy(matrix):
         raise TypeError(f"from_scipy: expected a scipy.sparse array or matrix, got {type(matrix).__name__}")
     coo = matrix.tocoo()
     out = sparse_coo_tensor(np.stack(coo.coords), coo.data, coo.shape)
-    return out.to_sparse_csr() if matrix.format == "csr" else out
+    return out.to_sparse_csr() if matrix.format == "csr" and out.ndim == 2 else out
 
 
 def to_scipy(a):

@@ -45,7 +45,7 @@ class _Dynamic(_Masked):
 class SparseLinear(_Masked, nn.Linear):
     """nn.Linear with the smallest weights it starts with pruned; sparsity: their share, in [0, 1)."""
 
-    def __init__(self, in_features, out_features, bias=True, sparsity=0.5):
+    def __init__(self, in_features, out_features, sparsity=0.5, bias=True):
         super().__init__(in_features, out_features, bias)
         self._keep_largest(sparsity)
 
@@ -61,7 +61,7 @@ class SparseConv2d(_Masked, nn.Conv2d):
 class DynamicSparseLinear(_Dynamic, nn.Linear):
     """nn.Linear with a mask that update_sparsity renews."""
 
-    def __init__(self, in_features, out_features, bias=True, initial_sparsity=0.5):
+    def __init__(self, in_features, out_features, initial_sparsity=0.5, bias=True):
         super().__init__(in_features, out_features, bias)
         self._keep_largest(initial_sparsity)
 
@@ -99,8 +99,11 @@ class _Gated:
         z = self.gate.deterministic()
         weight, bias = self.theta(z)
         layer = ordinary(self, weight.data, None if bias is None else np.copy(bias.data))
-        if not z.data.all():
-            layer.weight.set_mask(np.broadcast_to(z.data > 0, weight.shape))
+        kept = np.broadcast_to(z.data > 0, weight.shape)
+        if self.weight.mask is not None:
+            kept = kept & self.weight.mask
+        if not kept.all():
+            layer.weight.set_mask(kept)
         return layer
 
     def extra_repr(self):

@@ -54,9 +54,10 @@ def n_m_mask(scores, n, m, dim=1):
     ValueError: m does not divide the length of dim; not 0 < n <= m.
     """
     scores = np.moveaxis(check_scores(scores), dim, -1)
-    if not 0 < n <= m or scores.shape[-1] % m:
+    if n != int(n) or m != int(m) or not 0 < n <= m or scores.shape[-1] % m:
         raise ValueError(f"{n}:{m} does not fit: 0 < n <= m, and m divides the length of dimension {dim}, "
                          f"which is {scores.shape[-1]}")
+    n, m = int(n), int(m)
     groups = scores.reshape(*scores.shape[:-1], -1, m)
     backwards = np.argsort(groups[..., ::-1], axis=-1, kind="stable")   # of equals the lowest index is last
     mask = np.zeros(groups.shape, bool)
@@ -73,7 +74,7 @@ def block_mask(scores, sparsity, block=(4, 1)):
     """
     scores = check_scores(scores)
     rows, columns = scores.shape[0], scores[0].size
-    if rows % block[0] or columns % block[1]:
+    if min(block) < 1 or rows % block[0] or columns % block[1]:
         raise ValueError(f"blocks of {block[0]} x {block[1]} do not divide a weight of shape {scores.shape}, "
                          f"a matrix of {rows} x {columns}")
     blocks = scores.reshape(rows // block[0], block[0], columns // block[1], block[1])
@@ -87,6 +88,8 @@ def unit_mask(scores, sparsity, dim=0):
     dim: of the scores' shape; 0 is the outputs: rows of a Linear weight, filters of a Conv2d.
     """
     scores = check_scores(scores)
+    if not -scores.ndim <= dim < scores.ndim:
+        raise ValueError(f"unit_mask: dimension {dim} of scores of shape {scores.shape}")
     others = tuple(d for d in range(scores.ndim) if d != dim % scores.ndim)
     return np.broadcast_to(topk_mask(_sums(scores, others), sparsity), scores.shape).copy()
 

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from ..nn.parameter import as_mask
+from ..tensor import Tensor
 from .masks import check_scores, topk_mask
 from .scores import magnitude, needs
 from .targets import highest_counts, resolve
@@ -50,6 +51,8 @@ class Pruner:
     def __init__(self, model, targets, schedule, score=magnitude, mask=topk_mask, scope="layer", seed=0):
         if scope not in ("layer", "global"):
             raise ValueError(f"pruner: scope is 'layer' or 'global', got {scope!r}")
+        if targets is None or targets == {}:
+            raise ValueError(f"pruner: the targets {targets} name no layer: nothing would be pruned")
         layers = sparsifiable(model)
         self.targets = resolve(targets, layers)
         self.weights = {name: layers[name].weight for name in self.targets}
@@ -119,6 +122,7 @@ class Pruner:
         weight = self.weights[name]
         sources = {"gradient": self._gradient, "generator": self.generator}
         scores = score(weight.data, **{need: sources[need](name) for need in needs(score)})
+        scores = scores.data if isinstance(scores, Tensor) else scores
         if np.shape(scores) != weight.shape:
             raise ValueError(f"the score has shape {np.shape(scores)}, the weight {weight.shape}")
         return scores

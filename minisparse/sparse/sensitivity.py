@@ -35,6 +35,7 @@ def sensitivity(model, evaluate, sparsities, dense=()):
 
         @no_grad()
         def put(mask):
+            weight.set_mask(None)       # else it would zero some of what is copied
             weight.copy_(values)
             weight.set_mask(mask)
 

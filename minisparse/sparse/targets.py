@@ -37,6 +37,8 @@ def erk(model, sparsity, dense=()):
 def _share(layers, sparsity, dense, density, name):
     """Targets with densities in proportion to density(weight's shape), at most 1."""
     check_sparsity(sparsity, name)
+    if not layers:
+        raise ValueError(f"{name}: the model has no Linear or Conv2d layer")
     left_out = resolve({key: 0.0 for key in dense}, layers)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     total = sum(sizes.values())
@@ -65,30 +67,37 @@ def highest_counts(layers, count):
     for shift in (48, 32, 16, 0):
         histogram = np.zeros(1 << 16, int)
         for scores in layers:
-            keys = _keys(scores())
-            if shift < 48:
-                keys = keys[keys >> np.uint64(shift + 16) == lowest]
-            histogram += np.bincount((keys >> np.uint64(shift)).astype(np.uint16), minlength=1 << 16)
+            for keys in _keys(scores()):
+                if shift < 48:
+                    keys = keys[keys >> np.uint64(shift + 16) == lowest]
+                histogram += np.bincount((keys >> np.uint64(shift)).astype(np.uint16), minlength=1 << 16)
         at_least = histogram[::-1].cumsum()[::-1]
         bits = int(np.count_nonzero(above + at_least >= count)) - 1
         above += int(at_least[bits] - histogram[bits])
         lowest = lowest << 16 | bits
     counts, missing = [], count - above
     for scores in layers:
-        keys = _keys(scores())
-        ties = min(int(np.count_nonzero(keys == lowest)), missing)
+        equal = higher = 0
+        for keys in _keys(scores()):
+            equal += int(np.count_nonzero(keys == lowest))
+            higher += int(np.count_nonzero(keys > lowest))
+        ties = min(equal, missing)
         missing -= ties
-        counts.append(int(np.count_nonzero(keys > lowest)) + ties)
+        counts.append(higher + ties)
     if sum(counts) != count:
         raise ValueError("the score gave different answers when it was asked again")
     return counts
 
 
 def _keys(scores):
-    """Whole numbers in the order of the scores: the bits of float64, with the negative ones turned round."""
-    bits = (check_scores(scores).ravel().astype(np.float64) + 0.0).view(np.uint64)      # + 0.0: -0.0 is 0.0
-    top = np.uint64(1 << 63)
-    return np.where(bits & top, ~bits, bits | top)
+    """Whole numbers in the order of the scores: the bits of float64, with the negative ones turned round.
+
+    Part by part: of a large layer a second copy would be much memory.
+    """
+    scores, top = check_scores(scores).reshape(-1), np.uint64(1 << 63)
+    for i in range(0, scores.size, 1 << 16):
+        bits = (scores[i:i + (1 << 16)].astype(np.float64) + 0.0).view(np.uint64)      # + 0.0: -0.0 is 0.0
+        yield np.where(bits & top, ~bits, bits | top)
 
 
 def resolve(targets, layers):
