@@ -93,6 +93,13 @@ def test_a_kept_zero_goes_before_a_pruned_weight_returns():
     np.testing.assert_array_equal(layer.weight.mask, [[False, False], [True, True]])
 
 
+def test_returning_weights_spread_over_the_layer():
+    layer = sparse.DynamicSparseLinear(100, 20, 0.9)
+    layer.update_sparsity(0.5)
+    share = layer.weight.mask.mean(axis=1)
+    assert layer.sparsity == 0.5 and share.min() > 0.3 and share.max() < 0.7
+
+
 def test_state_dict_and_deepcopy_take_the_mask_along():
     ms.manual_seed(0)
     layer = sparse.DynamicSparseLinear(10, 5, initial_sparsity=0.3)

@@ -23,8 +23,10 @@ class _Masked:
 
     def _keep_largest(self, sparsity):
         scores = np.abs(self.weight.data)
-        if self.weight.mask is not None:        # a weight that is kept and 0 goes before one that is pruned
-            scores = np.where(self.weight.mask, scores, -1)
+        if self.weight.mask is not None:
+            # A weight that is kept and 0 goes before one that is pruned. Those return at random places, always the same
+            # ones: in the order of their indices the first units would get them all.
+            scores = np.where(self.weight.mask, scores, -1 - np.random.default_rng(0).random(scores.shape))
         self.weight.set_mask(topk_mask(scores, sparsity))
 
     def extra_repr(self):
@@ -36,8 +38,8 @@ class _Dynamic(_Masked):
     def update_sparsity(self, new_sparsity):
         """Renew the mask from the weights as they are now. ValueError outside [0, 1).
 
-        Up: the smallest of the kept weights go. Down: pruned weights come back, as zeros (the lower index
-        first), and training lets them grow.
+        Up: the smallest of the kept weights go. Down: pruned weights come back, as zeros at random places, and
+        training lets them grow.
         """
         self._keep_largest(new_sparsity)
 
