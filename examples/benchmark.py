@@ -12,6 +12,7 @@ machine and from hour to hour; the ratios, measured in turn, much less.
 import argparse
 import logging
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -30,6 +31,7 @@ from minisparse.kernels import inference as engine_kernels
 from minisparse.kernels import load
 
 from animal_net import animal_net
+from train_animals import at_least
 
 CLASSES = 6
 ZEROS = 0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99
@@ -402,11 +404,13 @@ def vector(rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "inference", "zeros", "vector"])
-    parser.add_argument("--batch", type=int, nargs="+", help="train: 64; inference, zeros: 64 1")
-    parser.add_argument("--threads", type=int, nargs="+", help="inference: 1 2; else 1")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=at_least(1), nargs="+", help="train: 64; inference, zeros: 64 1")
+    parser.add_argument("--threads", type=at_least(1), nargs="+", help="inference: 1 2; else 1")
+    parser.add_argument("--rounds", type=at_least(1), default=10)
     parser.add_argument("--plot", metavar="FILE", help="zeros: draw the cost (of the last batch and threads)")
     args = parser.parse_args()
+    if args.plot and (args.what != "zeros" or not os.path.isdir(os.path.dirname(args.plot) or ".")):
+        parser.error(f"--plot goes with zeros, and needs a folder that is there, got {args.plot}")
     for threads in args.threads or ([1, 2] if args.what == "inference" else [1]):
         ms.set_num_threads(threads)
         if args.what == "vector":

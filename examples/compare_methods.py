@@ -22,7 +22,7 @@ def compare(args, progress):
     train, test = study.read(args.data)
     recipe = study.preset(args)
     figures = {}
-    for seed in args.seeds:
+    for seed in dict.fromkeys(args.seeds):
         part, held_out = hold_out(train, seed)
         stats = data.channel_stats(part.images)
 

@@ -43,7 +43,7 @@ def pairs(args, progress):
     images, test = study.read(args.data)
     recipe = dataclasses.replace(PRESETS["quick"], epochs=args.epochs, l1=0.0)
     figures = {}
-    for seed in args.seeds:
+    for seed in dict.fromkeys(args.seeds):
         train, held_out = sample(images, args.count, seed)
         stats = data.channel_stats(train.images)
 

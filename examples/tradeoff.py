@@ -154,7 +154,7 @@ def work(args, executor=None):
         return Job(name, recipe, args.data, args.seed, threads, args.out)
     jobs = [job("dense", without_zeros(recipe))]
     jobs += [job(f"{method} {target}", dataclasses.replace(recipe, method=method, overall=target))
-             for method in args.methods for target in args.targets]
+             for method in dict.fromkeys(args.methods) for target in dict.fromkeys(args.targets)]
     if executor:
         figures = sweep(jobs, executor)
     else:           # new processes: a fork would take the locks of this one's threads along. Ctrl-C ends them at once

@@ -118,6 +118,10 @@ def read_data(args):
         train, test = data.read_cifar10(args.data_dir, download=args.download, size=SIZE)
     else:
         train, test = data.read_images(args.data, SIZE, args.seed, skip_bad=args.skip_bad_images)
+    if len(train) < 3:          # one is held out, and batch norm needs two
+        raise data.DataError(f"{args.data}: {len(train)} images to train on are not enough. Add images.")
+    if min(data.channel_stats(train.images)[1]) == 0:
+        raise data.DataError(f"{args.data}: a colour channel has one value in all pixels of all images. Add others.")
     sets = {}
     for name, path in external.items():
         if path.startswith("drawn:"):
@@ -220,21 +224,17 @@ def run(args):
         if value is not None:
             recipe = dataclasses.replace(recipe, **{name: value})
     train, held_out = hold_out(train, args.seed)
-    if len(train) < 2:
-        raise data.DataError(f"{args.data}: {len(train)} images to train on are not enough. Add images.")
     stats = data.channel_stats(train.images)
-    if min(stats[1]) == 0:
-        raise data.DataError(f"{args.data}: a colour channel has one value in all pixels of all images. Add others.")
     print(f"{len(train)} training images, {len(held_out)} held out, {len(test)} for testing, "
           f"{len(train.classes)} classes; read in {time.perf_counter() - began:.1f} s")
 
-    args.out.mkdir(parents=True, exist_ok=True)
     runs = {}
     for name, setup in (("dense", without_zeros(recipe)), ("sparse", recipe)):
         runs[name] = Run(name, train, held_out, stats, setup, args.seed, args.out / f"{name}.checkpoint")
         if args.resume:
             runs[name].resume()
             print(f"{name}: {runs[name].epoch} of {recipe.epochs} epochs are done")
+    args.out.mkdir(parents=True, exist_ok=True)
     for net in runs.values():
         if not args.resume:     # else a later --resume would go on from what an older run left
             net.path.unlink(missing_ok=True)

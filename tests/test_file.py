@@ -496,6 +496,7 @@ def test_steps_of_several_inputs():
             (("cat", {"dim": 0}, [0, 0], {}), "the batch"), (("cat", {"dim": -4}, [0, 0], {}), "from -3 to 3"),
             (("cat", {"dim": 2}, [0, 3], {}), "differ"), (("cat", {"dim": 1}, [0, 4], {}), "differ"),
             (("mean", {"dim": [0], "keepdim": True}, [0], {}), "dim must"),
+            (("mean", {"dim": [], "keepdim": True}, [0], {}), "dim must"),
             (("mean", {"dim": 1, "keepdim": True}, [0], {}), "dim must"),
             (("mean", {"dim": [1, 1], "keepdim": True}, [0], {}), "dim must"),
             (("mean", {"dim": [1], "keepdim": 0}, [0], {}), "keepdim must"),
@@ -528,9 +529,10 @@ def test_work_without_end_is_refused():
     affine = ("affine", {}, {"scale": [2 ** 26], "shift": [2 ** 26]})
     linear = ("linear", {}, {"weight": [2 ** 27, 2], "bias": [2 ** 27]})
     pool = ("max_pool2d", {"kernel_size": 2000, "stride": 1}, {})
+    wide = ("max_pool2d", {"kernel_size": 255, "stride": 1, "padding": 127}, {})
     padded = ("conv2d", {"padding": 1000, "stride": 1000}, {"weight": [1, 64, 1, 1], "bias": [1]})
     for steps, shape in ([conv] * 12, [256, 200, 200]), ([affine] * 3, [2 ** 26]), ([linear], [2]), \
-            ([("relu", {}, {})] * 5, [2 ** 26]), ([pool], [1, 4000, 4000]), ([padded], [64, 9, 9]):
+            ([("relu", {}, {})] * 5, [2 ** 26]), ([wide] * 10, [1, 200, 200]), ([pool], [1, 4000, 4000]), ([padded], [64, 9, 9]):
         with pytest.raises(ValueError, match="too large"):
             check.check(chain(*steps), shape)
 

@@ -16,7 +16,8 @@ MAX_SIDE = 4096             # of an image with its padding, of a pool's kernel, 
 MAX_IMAGE = 1 << 26         # numbers of an image with its padding: 256 MB
 MAX_RESULTS = 1 << 28       # numbers in the results of all steps together, for one image: 1 GB
 MAX_WEIGHTS = 1 << 28       # numbers in all arrays together: 1 GB
-MAX_WORK = 1 << 38          # of all steps together, for one image: about half a minute
+MAX_WORK = 1 << 38          # multiply-adds of all steps together, for one image: about half a minute
+LOOK = 16                   # multiply-adds that max pooling could do in the time of a look at a number
 ARRAYS = {"weight", "bias", "scale", "shift"}       # the parameters of rules that stand for arrays
 
 
@@ -79,7 +80,8 @@ def affine(shape, scale, shift):
 def max_pool2d(shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     if return_indices is not False:
         raise ValueError(f"return_indices is not supported, got {str(return_indices)[:80]}")
-    return _pool("max_pool2d", shape, kernel_size, stride, padding, dilation, ceil_mode)
+    result, looks = _pool("max_pool2d", shape, kernel_size, stride, padding, dilation, ceil_mode)
+    return result, LOOK * looks
 
 
 def avg_pool2d(shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
@@ -177,7 +179,7 @@ def cat(shape, *others, dim):
 
 
 def mean(shape, dim, keepdim):
-    if not isinstance(dim, (list, tuple)) or len({whole(d, "dim", 1, len(shape)) for d in dim}) != len(dim):
+    if not isinstance(dim, (list, tuple)) or not dim or len({whole(d, "dim", 1, len(shape)) for d in dim}) != len(dim):
         raise ValueError(f"dim must be different whole numbers, got {str(dim)[:80]}")
     if type(keepdim) is not bool:
         raise ValueError(f"keepdim must be true or false, got {str(keepdim)[:80]}")

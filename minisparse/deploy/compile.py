@@ -22,8 +22,9 @@ def compile(model, input_shape, info=None, threads=None):
     found = engine.plain(x)
     tolerance = TOLERANCE * abs(expected).max(initial=0)
     if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, tolerance, equal_nan=True):
-        raise ValueError("compile: the model does more than operations on tensors (choices by their values, or "
-                         "arithmetic on .data): its outputs are not those of the recorded steps")
+        raise ValueError("compile: the model does more than operations on tensors (choices by their values or their "
+                         "number, random numbers, changes in place, arithmetic on .data): its outputs are not those of "
+                         "the recorded steps")
     return engine
 
 

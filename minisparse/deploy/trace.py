@@ -19,19 +19,23 @@ ROWS = 2        # images in the run that is recorded: 1 would hide which dimensi
 
 
 def trace(model, input_shape):
-    """(steps, x, y): the steps that take the images x (2, *input_shape) to y, and those two arrays.
+    """(steps, x, y): the steps of the model, and what it makes of images x (3, *input_shape).
 
+    x are other images than the recorded ones, and more: steps that take x to y depend on neither.
     TypeError names an operation that no engine has, and the layer in which it was met.
     """
     check_shape(input_shape)
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
-    x = Tensor(np.random.default_rng(0).standard_normal((ROWS, *input_shape)).astype(dtype))
+    generator = np.random.default_rng(0)
+    x, other = (Tensor(generator.standard_normal((n, *input_shape)).astype(dtype)) for n in (ROWS, ROWS + 1))
     recorder = _Recorder(model, x)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with no_grad(), recording(recorder):
-            y = model(x)
+        with no_grad():
+            with recording(recorder):
+                y = model(x)
+            again = model(other)
     finally:
         for module in training:
             module.training = True
@@ -42,7 +46,7 @@ def trace(model, input_shape):
     end = recorder.values[id(y)]
     if end != len(recorder.steps) - 1:
         del recorder.steps[end + 1:]        # what came later is of no use
-    return recorder.steps, x.data, y.data
+    return recorder.steps, other.data, again.data
 
 
 class _Recorder:
@@ -147,7 +151,7 @@ class _Recorder:
         return self.plain(out, x=x, dim=dim)
 
     def mean(self, out, a, dim, keepdim, **_):
-        dims = [d % a.ndim for d in (range(a.ndim) if dim is None or dim == [] else np.atleast_1d(dim).tolist())]
+        dims = [d % a.ndim for d in (range(a.ndim) if dim is None or not np.size(dim) else np.atleast_1d(dim).tolist())]
         if 0 in dims:
             self.refuse(" over the batch")
         return Step("mean", {"dim": dims, "keepdim": keepdim}, [self.index(a)])

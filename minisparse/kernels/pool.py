@@ -26,8 +26,12 @@ def set_num_threads(threads):
     """Use this many threads for every kernel and matrix product. Results repeat bit for bit at one number."""
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"set_num_threads: expected a positive whole number, got {threads!r}")
-    import threadpoolctl        # on first use: it looks through all loaded libraries, which an import need not pay for
-    _state["blas"] = _state["blas"] or threadpoolctl.threadpool_limits(1, user_api="blas")
+    try:
+        import threadpoolctl    # on first use: it looks through all loaded libraries, which an import need not pay for
+    except ImportError:         # an embedded engine does without, where BLAS was told by OMP_NUM_THREADS=1, say
+        pass
+    else:
+        _state["blas"] = _state["blas"] or threadpoolctl.threadpool_limits(1, user_api="blas")
     _state["threads"] = threads
     _state["executor"] = ThreadPoolExecutor(threads - 1, "minisparse", _enter_worker) if threads > 1 else None
 
