@@ -29,7 +29,8 @@ PICTURES = ("overview", "learning_curves", "accuracy", "zeros", "confusion", "fi
 
 # Run main with a tiny net and without the report. WHEN: "net epoch", in the middle of which SIGNAL is sent.
 DRIVER = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)       # in the background of a shell it would be ignored
 sys.path.insert(0, sys.argv[1])
 import train_animals, training
 train_animals.PRESETS["quick"] = training.Recipe(widths=(8, 8, 8), hidden=8, epochs=3, batch=16)
