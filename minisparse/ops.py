@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .tensor import Tensor, is_grad_enabled
+from .tensor import Tensor, is_grad_enabled, is_recording
 
 CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}     # of a dtype's kind: bool < integer < float
 NUMBERS = (bool, int, float, np.generic)
@@ -348,7 +348,7 @@ def augmented(function):
 
     def assign(a, b):
         recorded = not a.is_leaf or isinstance(b, Tensor) and b.requires_grad and not a.requires_grad
-        if not (recorded and is_grad_enabled()):
+        if not (recorded and is_grad_enabled() or is_recording()):
             return change(a, b)
         value = function(a, b)
         fits(function.__name__, a, value)

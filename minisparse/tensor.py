@@ -53,6 +53,11 @@ def recording(record):
         _mode.record = None
 
 
+def is_recording():
+    """Whether operators of this thread are reported to a `recording`."""
+    return getattr(_mode, "record", None) is not None
+
+
 class Intermediate:
     """What the way back has to know of a result that an operator read: not its numbers.
 

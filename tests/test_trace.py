@@ -72,6 +72,24 @@ def test_models_of_all_kinds(name):
         np.testing.assert_allclose(engine(x), model(ms.tensor(x)).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_sum_that_is_written_in_place():
+    def run(s, x):
+        h = s.a(x)
+        h += s.b(h)
+        h *= 2
+        return h
+    model = Net(run, a=conv(3, 4, 3, padding=1), b=conv(4, 4, 1)).eval()
+    engine = deploy.compile(model, (3, 6, 6))
+    np.testing.assert_allclose(engine(X), model(ms.tensor(X)).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+    def alias(s, x):        # in place, y would change with h
+        y = h = s.a(x)
+        h += s.b(h)
+        return y
+    with ms.no_grad(), pytest.raises(ValueError, match="not those of the recorded steps"):
+        deploy.compile(Net(alias, a=conv(3, 4, 3, padding=1), b=conv(4, 4, 1)), (3, 6, 6))
+
+
 def test_a_residual_net_of_modules():
     class Block(nn.Module):
         def __init__(self, channels, stride):
