@@ -14,7 +14,6 @@
 That takes about four times as long as the dense net alone. budget.md in --out has everything that was tried. A search
 that was stopped goes on when the command is given again.
 """
-import argparse
 import dataclasses
 import math
 import sys
@@ -25,7 +24,7 @@ from minisparse import data, sparse
 from minisparse.serialize import write_atomically
 
 import study
-from train_animals import at_least
+from train_animals import at_least, not_negative
 from training import Progress, Run, accuracy, evaluate, gradually, without_zeros
 
 HELD_OUT = 0.2          # more than for learning curves: the search must tell a point from noise
@@ -143,14 +142,6 @@ def report(search, curves, tried, trained, winner, test):
         " Test set, read once: " + ", ".join(f"{name} {share:.2%}" for name, share in final.items()) + "."]) + "\n"
 
 
-def points(text):
-    """An argparse type: a number that is not negative."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number, not negative, got {text}")
-    return value
-
-
 def work(args):
     train, test = study.read(args.data, args.seed)
     search = Search(args, train, Progress(sys.stdout, []))
@@ -165,7 +156,8 @@ def work(args):
 def main(argv=None):
     parser = study.options(__doc__, "runs/budget")
     study.preset_options(parser)
-    parser.add_argument("--within", type=points, default=1.0, metavar="POINTS", help="of the dense net's accuracy (1)")
+    parser.add_argument("--within", type=not_negative, default=1.0, metavar="POINTS",
+                        help="of the dense net's accuracy (1)")
     parser.add_argument("--tries", type=at_least(1), default=TRIES, help="candidates (7)")
     parser.add_argument("--seed", type=at_least(0), default=0)
     return study.attempt("budget", work, parser.parse_args(argv))

@@ -54,6 +54,14 @@ def share(text):
     return value
 
 
+def not_negative(text):
+    """An argparse type: a number, not negative."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number, not negative, got {text}")
+    return value
+
+
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Train a dense and a sparse animal classifier and compare them.")
     parser.add_argument("--data", default="drawn", metavar="PATH",
@@ -69,7 +77,8 @@ def parse(argv=None):
                         help="go on from the checkpoints in --out; without it a run begins anew and removes them")
     parser.add_argument("--preset", choices=PRESETS, help="quick (default for drawn animals) or accurate (photographs)")
     parser.add_argument("--epochs", type=at_least(1), help="instead of the preset's")
-    parser.add_argument("--l1", type=float, metavar="LAMBDA", help="strength of the L1 penalty of the sparse net")
+    parser.add_argument("--l1", type=not_negative, metavar="LAMBDA",
+                        help="strength of the L1 penalty of the sparse net")
     parser.add_argument("--method", choices=METHODS, default="gradual",
                         help="how the sparse net becomes sparse (gradual)")
     parser.add_argument("--sparsity", type=share, metavar="SHARE",
@@ -82,8 +91,6 @@ def parse(argv=None):
                         help="of every random choice: the same seed gives the same nets (0)")
     parser.add_argument("--threads", type=at_least(1), help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
-    if args.l1 is not None and not 0 <= args.l1 < float("inf"):
-        parser.error(f"--l1 must be a number, not negative, got {args.l1}")
     args.preset = args.preset or ("quick" if args.data == "drawn" else "accurate")
     return args
 
@@ -120,7 +127,7 @@ def read_data(args):
         train, test = data.read_images(args.data, SIZE, args.seed, skip_bad=args.skip_bad_images)
     if len(train) < 3:          # one is held out, and batch norm needs two
         raise data.DataError(f"{args.data}: {len(train)} images to train on are not enough. Add images.")
-    if min(data.channel_stats(train.images)[1]) == 0:
+    if (train.images.min(axis=(0, 2, 3)) == train.images.max(axis=(0, 2, 3))).any():
         raise data.DataError(f"{args.data}: a colour channel has one value in all pixels of all images. Add others.")
     sets = {}
     for name, path in external.items():

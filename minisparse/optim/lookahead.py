@@ -11,7 +11,8 @@ class Lookahead:
 
     The slow weights are a moving average of the fast ones, and the fast ones go on from there. alpha 1 averages
     nothing. It may change during training, as `lookahead.alpha = ...`: from 1 to a small number it averages more as
-    the steps get smaller (Jordan, arXiv:2404.00498, section 3.4). A weight that is pruned is 0 in both.
+    the steps get smaller (Jordan, arXiv:2404.00498, section 3.4). A weight that is pruned is 0 in both
+    from the next step on.
     Gradients, learning rates and zero_grad stay with the optimizer.
     """
 
@@ -45,11 +46,9 @@ class Lookahead:
     @no_grad()
     def average(self):
         """The step back. Once more after the last step of a training, it leaves little of the steps since the last."""
-        for phi, theta, mask in zip(self.slow or [], self._fast(), self._masks()):
+        for phi, theta in zip(self.slow or [], self._fast()):
             phi += self.alpha * (theta.data - phi)
-            if mask is not None:
-                np.copyto(phi, 0, where=~mask)
-            theta.copy_(phi)
+            theta.copy_(phi)        # which keeps the mask; a new one clears phi at the next step
 
     def state_dict(self):
         return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "slow": self.slow}
