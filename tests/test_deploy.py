@@ -1,6 +1,7 @@
 """The engine gives the model's outputs, whatever the kernels and the batch; its file gives the engine back."""
 import contextlib
 import inspect
+import os
 import threading
 import tracemalloc
 from unittest import mock
@@ -384,24 +385,33 @@ def test_memory_is_planned_once():
     assert [free[0] for free in engine._plans.values()] == plans
 
 
-def test_several_threads_call_one_engine():
+def resident():
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the system does not tell a process its memory")
+def test_ten_thousand_calls_from_four_threads_are_right_and_keep_no_memory():
     engine = deploy.compile(small_net(0.5), (3, 9, 10))
     x = images(80, (3, 9, 10))
-    expected = {n: engine(x[:n]) for n in (1, 5, 64, 80)}
-    wrong = []
+    expected = {n: engine(x[:n]) for n in (1, 2, 5, 64, 80)}
+    wrong, used = [], []
 
-    def caller(seed):
-        rng = np.random.default_rng(seed)
-        for _ in range(30):
-            n = int(rng.choice(list(expected)))
+    def caller(seed, calls):
+        sizes = np.random.default_rng(seed).choice([1] * 40 + list(expected), calls).tolist()
+        for n in sizes:
             if not np.array_equal(engine(x[:n]), expected[n]):
                 wrong.append(n)
-    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(4)]
-    for one in callers:
-        one.start()
-    for one in callers:
-        one.join()
+    for calls in 500, 1000, 1000:
+        callers = [threading.Thread(target=caller, args=(seed, calls)) for seed in range(4)]
+        for one in callers:
+            one.start()
+        for one in callers:
+            one.join()
+        used.append(resident())
     assert not wrong and all(1 <= len(free) <= 4 for free in engine._plans.values())
+    assert used[2] - used[1] < 1 << 20
 
 
 def test_callers_and_workers_side_by_side(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 import minisparse as ms
 from minisparse import nn, optim, sparse
+from minisparse.kernels import dense_conv
 from minisparse.sparse import (SET, Constant, Cubic, OneShot, Pruner, Reactive, RigL, block_mask, erk,
                                lamp, magnitude, movement, n_m_mask, random, rewind, snip, summed, taylor, topk_mask,
                                uniform, unit_mask)
@@ -214,6 +215,23 @@ def test_dense_gradients_are_kept_at_update_steps_alone():
     train(net, optimizer, Spy(), range(12))
     assert [all(row) for row in kept] == [step in (4, 8, 9) for step in range(1, 13)]
     assert not any(any(row) and not all(row) for row in kept)
+
+
+def test_no_dense_gradient_is_computed_between_the_updates(monkeypatch):
+    """Else a net that is sparse from the start would pay for its zeros in every step."""
+    layer = nn.Conv2d(8, 16, 3, padding=1)
+    pruner = RigL(layer, 0.8, Constant(0, 9, every=4))
+    optimizer = optim.SGD(layer.parameters(), lr=0.1)
+    computed, dense, steps = [], dense_conv.grad_weight, []
+    monkeypatch.setattr(dense_conv, "grad_weight", lambda *args: computed.append(len(steps)) or dense(*args))
+    x = ms.randn(16, 8, 6, 6)
+    for step in range(1, 13):
+        steps.append(step)
+        optimizer.zero_grad()
+        layer(x).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    assert computed == [4, 8, 9]
 
 
 def test_gradients_are_there_however_the_loop_drops_them():

@@ -49,6 +49,9 @@ OPTIMIZERS = {
     "nesterov": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
     "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=1e-2),
     "adamw": lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
+    "proximal sgd": lambda p: optim.ProximalSGD(p, lr=0.05, momentum=0.9, l1=1e-3),
+    "proximal adam": lambda p: optim.ProximalAdam(p, lr=0.01, l1=1e-3, group_lasso=1e-3),
 }
 
 

@@ -135,6 +135,7 @@ class Optimizer:
         index, groups = {}, []
         for group in self.param_groups:
             for p in group["params"]:
+                self._follow_mask(p)    # what is loaded knows no mask before
                 index[p] = len(index)
             groups.append({**group, "params": [index[p] for p in group["params"]]})
         return {"state": {index[p]: dict(self.state[p]) for p in index if self.state.get(p)},
