@@ -255,6 +255,12 @@ def where(condition, a=None, b=None):
                           (b, lambda g: unbroadcast(np.where(c, 0, g), b.shape)), (condition, None))
 
 
+@method
+def neg(a):
+    """-a."""
+    return Tensor.from_op("neg", np.negative(a.data), (a, lambda g: -g))
+
+
 # --- functions of one number ------------------------------------------------------------------------------
 def elementwise(name, f, slope, floating=True):
     """The operator y = f(x) for each element, with dy/dx = slope(x, y)."""
@@ -276,7 +282,6 @@ rsqrt = elementwise("rsqrt", lambda x: 1 / np.sqrt(x), lambda x, y: -0.5 * y / x
 reciprocal = elementwise("reciprocal", np.reciprocal, lambda x, y: -y * y)
 sin = elementwise("sin", np.sin, lambda x, y: np.cos(x))
 cos = elementwise("cos", np.cos, lambda x, y: -np.sin(x))
-neg = elementwise("neg", np.negative, lambda x, y: -1, floating=False)
 square = elementwise("square", np.square, lambda x, y: 2 * x, floating=False)
 abs = elementwise("abs", np.abs, lambda x, y: np.sign(x), floating=False)
 sign = elementwise("sign", np.sign, lambda x, y: 0, floating=False)

@@ -1,7 +1,9 @@
 """The engine gives the model's outputs, whatever the kernels and the batch; its file gives the engine back."""
 import contextlib
+import copy
 import inspect
 import os
+import pickle
 import threading
 import tracemalloc
 from unittest import mock
@@ -383,6 +385,15 @@ def test_memory_is_planned_once():
     finally:
         tracemalloc.stop()
     assert [free[0] for free in engine._plans.values()] == plans
+
+
+def test_an_engine_that_has_run_can_be_pickled_and_copied():
+    engine = deploy.compile(small_net(0.5), (3, 9, 10), {"classes": ["a"]})
+    x = images(5, (3, 9, 10))
+    expected = engine(x)
+    for other in pickle.loads(pickle.dumps(engine)), copy.deepcopy(engine):
+        assert not other._plans and other.info == engine.info and np.array_equal(other(x), expected)
+    assert len(engine._plans) == 1
 
 
 def resident():

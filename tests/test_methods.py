@@ -370,6 +370,11 @@ def test_rewinding_to_the_models_own_memory_is_an_error():
 
 # --- patterns in the pruner -------------------------------------------------------------------------------
 
+def test_a_pattern_that_misses_its_target_is_named():
+    with pytest.warns(UserWarning, match="target of '2' is 90.0% zeros, the mask's pattern makes 50.0%"):
+        Pruner(small_net(), {"2": 0.9}, OneShot(4), mask=lambda scores, sparsity: n_m_mask(scores, 2, 4))
+
+
 def test_patterns_are_checked_before_the_training():
     net = small_net()
     with pytest.raises(ValueError, match="'0' at step 0: 2:4 does not fit.*which is 3"):

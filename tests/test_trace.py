@@ -56,6 +56,7 @@ MODELS = {
     "dropout": (lambda s, x: F.dropout(x, 0.5, s.training).relu(), ["relu"]),
     "loops and choices": (lambda s, x: (lambda y: y)(s.conv(s.conv(x)) if x.ndim == 4 else x), ["conv2d", "conv2d"]),
     "what is not used": (lambda s, x: (s.conv(x), x.relu(), s.conv(x))[1], ["conv2d", "relu"]),
+    "negative and copied": (lambda s, x: -s.conv((-x).clone()), ["affine", "conv2d"]),
     "the input itself": (lambda s, x: x, []),
 }
 

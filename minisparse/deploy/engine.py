@@ -145,6 +145,10 @@ class Engine:
         plan(images, out, min(get_num_threads(), self.threads or get_num_threads()), seconds)
         free.append(plan)
 
+    def __getstate__(self):
+        """For pickle and copy: kernels and memory are made anew where the engine goes."""
+        return {**self.__dict__, "_found": {}, "_plans": {}}
+
     def _kernels(self, size):
         if size not in self._found:
             found = [kernel(layer, self.steps, self._shapes, size) for layer in self.layers]

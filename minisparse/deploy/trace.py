@@ -140,6 +140,13 @@ class _Recorder:
         scale, shift = table[self.name](c)
         return Step("affine", None, [self.index(x)], scale=scale + 0 * c, shift=shift + 0 * c)
 
+    def neg(self, out, a):
+        c = np.ones(a.shape[1])
+        return Step("affine", None, [self.index(a)], scale=-c, shift=0 * c)
+
+    def clone(self, out, a):
+        return None
+
     def cat(self, out, tensors, dim):
         if dim == 0:
             self.refuse(" along the batch")
@@ -157,6 +164,6 @@ class _Recorder:
         return Step("mean", {"dim": dims, "keepdim": keepdim}, [self.index(a)])
 
 
-READERS = {name: getattr(_Recorder, name) for name in ("batch_norm", "reshape", "cat", "softmax", "mean")}
+READERS = {name: getattr(_Recorder, name) for name in ("batch_norm", "reshape", "neg", "clone", "cat", "softmax", "mean")}
 READERS["log_softmax"] = _Recorder.softmax
 READERS |= dict.fromkeys(("add", "sub", "mul", "div"), _Recorder.two)
