@@ -5,7 +5,6 @@
 A picture is cropped and reduced as those of the training were. Exit status 2 if a picture could not be read.
 """
 import argparse
-import math
 import sys
 import warnings
 
@@ -15,6 +14,7 @@ from minisparse import deploy
 from minisparse.data.decode import MAX_BYTES, decode, reason
 
 SHOWN = 3       # of the classes, the likeliest first
+MOST = 1e6      # of a channel's mean and standard deviation: those of numbers from 0 to 1 are far below
 
 
 def load(path):
@@ -23,9 +23,9 @@ def load(path):
     classes, mean, std = (engine.info.get(key) for key in ("classes", "mean", "std"))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{path}: the model does not say which classes it tells apart")
-    for values, least in (mean, -math.inf), (std, 0):
+    for values, least in (mean, -MOST), (std, 1 / MOST):
         if not (isinstance(values, list) and len(values) == 3
-                and all(isinstance(v, (int, float)) and least < v < math.inf for v in values)):
+                and all(isinstance(v, (int, float)) and least < v < MOST for v in values)):
             raise ValueError(f"{path}: the model does not say how its pictures are normalised")
     shape = engine.input_shape
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
@@ -61,6 +61,8 @@ def main(argv=None):
     parser.add_argument("pictures", nargs="+", metavar="picture")
     args = parser.parse_args(argv)
     status = 0
+    if hasattr(sys.stdout, "reconfigure"):      # a file's name may have what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         engine, classes, mean, std = load(args.model)
     except (OSError, ValueError) as error:

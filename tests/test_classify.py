@@ -72,6 +72,8 @@ def test_pictures_that_cannot_be_read_get_a_line_each(folder, capsys):
     (INFO | {"classes": [1, 2, 3, 4]}, (3, 8, 8), 4, "which classes"),
     (INFO | {"mean": [0.5, 0.5]}, (3, 8, 8), 4, "how its pictures are normalised"),
     (INFO | {"mean": [0, 0, "0"]}, (3, 8, 8), 4, "normalised"), (INFO | {"mean": None}, (3, 8, 8), 4, "normalised"),
+    (INFO | {"mean": [0, 0, 10 ** 400]}, (3, 8, 8), 4, "normalised"),
+    (INFO | {"std": [1, 1, 1e-300]}, (3, 8, 8), 4, "normalised"),
     (INFO | {"std": [1, 1, 0]}, (3, 8, 8), 4, "normalised"), (INFO | {"std": [1, 1, -1]}, (3, 8, 8), 4, "normalised"),
     (INFO, (3, 8, 9), 4, "square colour pictures"), (INFO, (1, 8, 8), 4, "square colour pictures"),
     (INFO, (3, 8, 8), 3, "scores for 4 classes"),
@@ -103,7 +105,9 @@ def test_as_a_program(folder):
     import subprocess
     program = pathlib.Path(classify.__file__)
     environment = os.environ | {"PYTHONPATH": str(program.parent.parent), "NUMBA_DISABLE_JIT": "1",
-                                "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, program, "model.safetensors", "red.png"], capture_output=True, text=True,
-                          env=environment)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("red.png: red ")
+                                "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "ascii"}
+    (folder / "größe.png").write_bytes((folder / "red.png").read_bytes())       # more than the output can show
+    done = subprocess.run([sys.executable, program, "model.safetensors", "red.png", "größe.png"], capture_output=True,
+                          text=True, env=environment)
+    first, second = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "") and first.startswith("red.png: red ") and ": red " in second
