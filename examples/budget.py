@@ -13,8 +13,8 @@
    not stay within the tolerance, the next one has its turn.
 5. Read the test set, once, for the dense net and for this one.
 
-That takes about three to four times as long as the dense net alone. budget.md in --out has everything that was tried. A search
-that was stopped goes on when the command is given again.
+That takes three to four times as long as the dense net alone. budget.md in --out has everything that was tried. A
+search that was stopped goes on when the command is given again.
 """
 import dataclasses
 import math

@@ -182,9 +182,11 @@ def findings(results):
     whole = both(results, "training", "seconds")
     found.append(time_finding("training", *whole))
     during = [e["sparsity"] for e in results["nets"]["sparse"]["history"]]
+    early = "" if np.mean(during) > 0.9 * during[-1] else (
+        " --method set and --method rigl have all their zeros from the first step on.")
     found.append(Finding("schedule", "", f"Zeros during training: {percent(np.mean(during))} on average "
-                         f"over the epochs, {percent(during[-1])} at the end; training can gain "
-                         "from the former only."))
+                         f"over the epochs, {percent(during[-1])} at the end; training can gain from the former only."
+                         + early))
     for net, t in zip(NETS, whole):
         waited, worked = (results["nets"][net]["training"][key] / t for key in ("data_waited", "data_worked"))
         if max(waited, worked) > DATA_SHARE:

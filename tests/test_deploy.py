@@ -2,6 +2,7 @@
 import contextlib
 import copy
 import inspect
+import math
 import os
 import pickle
 import threading
@@ -351,6 +352,20 @@ def test_gelu_in_a_layer_makes_no_subnormal_numbers(batch, pool, early):
         assert (y == 0).any() or pool > 1
         assert not ((y != 0) & (abs(y) < np.finfo(np.float32).tiny)).any()
         assert abs(y[y != 0]).min() > 1e-25       # products with small weights stay normal, too
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_gelu_in_a_layer_is_that_of_the_normal_distribution(batch):
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.GELU()).eval()
+    model[0].weight.data[:], model[0].bias.data[:] = 1, 0
+    x = np.append(np.linspace(-20, 20, batch * 400 - 2), [np.inf, -np.inf]).astype(np.float32)
+    x = x.reshape(batch, 1, 20, 20)
+    with kernel("direct"):
+        y = deploy.compile(model, (1, 20, 20))(x)
+    expected = np.array([0.0 if v == -np.inf else v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().tolist()])
+    near = abs(x.ravel()) < 8
+    np.testing.assert_allclose(y.ravel()[near], expected[near], rtol=0, atol=2.5e-6)
+    np.testing.assert_allclose(y.ravel(), expected, rtol=4e-7, atol=2.5e-6)
 
 
 def test_rows_that_pooling_drops_are_not_computed():

@@ -10,10 +10,9 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import (LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved)
+from .tile import LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved
 
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
-ZERO = np.uint64(0)     # beside unsigned numbers; a signed one would make a float
 
 
 @jit()
@@ -128,107 +127,82 @@ def _activate_masked(activation, x, scale, shift, mask, out, count):
         activate_masked((), x, scale, shift, mask, out, count)
 
 
-# Whole numbers of the next two are unsigned, which spares the compiler a test for negative indices.
-@jit()
-def _pool(x, begin, rows, pitch, count, batch, pool, out, stride):
-    """out[y stride + i batch + n] = the largest number of window (y, i): see finish_layer."""
-    for y in range(rows // pool):
-        for i in range(count // pool // batch):
-            to = y * stride + i * batch
-            for ky in range(pool):
-                for kx in range(pool):
-                    start = begin + (y * pool + ky) * pitch + (i * pool + kx) * batch
-                    for n in range(batch):
-                        v = x[start + n]
-                        first = ky + kx == ZERO
-                        out[to + n] = v if first or v > out[to + n] or v != v else out[to + n]
+@jit(inline="always")
+def _window(x, pitch, batch, pool, scratch, out):
+    """out[n] = the largest of pool x pool pixels of `batch` numbers: the largest of 2 x 2, of these again, ..."""
+    for n in range(pool - 1, 0, -1):
+        target = out if n == 1 else scratch
+        for r in range(n):
+            largest(x + 4 * r * pitch, batch, pitch, target + 4 * r * n * batch, n * batch)
+        x, pitch = scratch, n * batch
 
 
 @jit()
-def _first_of_windows(line, rows, pitch, count, batch, pool, out, stride):
-    """out[y stride + i batch + n] = line[pool y pitch + pool i batch + n]."""
-    for y in range(rows // pool):
-        for i in range(count // pool // batch):
-            for n in range(batch):
-                out[y * stride + i * batch + n] = line[pool * (y * pitch + i * batch) + n]
+def _finish(x, size, readable, rows, pitch, count, batch, ending, scale, shift, room, y, writable, stride):
+    """What `finish_layer` says of one output, whose sums are at x; y: where its images begin. room: see `_room`.
 
-
-@jit()
-def _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, plane, stride,
-            place):
-    """finish_layer. line, plain, mask: see `_room`.
-
-    Addresses in place of arrays spare the counting of references.
+    Of the numbers at x `size` are this output's own, `readable` may be read; at y `writable` may be written. All are
+    addresses: with arrays the counting of references would take longer than the work.
     """
     pool, early, activation = ending
-    size, width, height, flat = sums.shape[1], count // pool, rows // pool, sums.reshape(-1)
-    buffer, ready = line.ctypes.data, plain.ctypes.data
+    mask, ready, buffer, scratch = room
     one, zero = np.float32(1), np.float32(0)
+    width, height = count // pool, rows // pool
     if not height:
         return
-    for o in range(first, last):
-        f, a, b, x = activation, scale[o], shift[o], sums.ctypes.data + 4 * o * size
-        y = out.ctypes.data + 4 * (place + o * plane)
-        if early:       # whole registers where they are this output's own
-            _activate(f, x, a, b, x, min(-(-rows * pitch // LANES) * LANES, size))
-            f, a, b = PLAIN, one, zero
-        if batch < LANES:
-            # For few images a row is short: all rows at a time, `stride` apart, with what lies between them.
-            end = (height - 1) * stride + width
-            source, rest = ready, flat.size - o * size      # numbers that may be read
-            if pool == 2 and batch == 1 and (rows - 1) * pitch + 2 * (width + LANES) <= rest:
-                for r in range(height):
-                    largest_halved(x + 8 * r * pitch, pitch, ready + 4 * r * stride, width)
-            elif pool > 1:
-                # the largest of 2 x 2 at every place, of these again, ...: of the last ones a window's first is taken
-                window, n = x, rows * pitch
-                for _ in range(pool - 1):
-                    n -= pitch + batch
-                    registers = -(-n // LANES) * LANES
-                    largest(window, batch, pitch, buffer, registers if registers + pitch + batch <= rest else n)
-                    window = buffer
-                _first_of_windows(line, np.uint64(rows), np.uint64(pitch), np.uint64(count), np.uint64(batch),
-                                  np.uint64(pool), plain, np.uint64(stride))
-            elif pitch == stride:
-                source = x
-            else:
-                for r in range(height):
-                    activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
-            # Whole registers, unless they would reach beyond the last sums or into the next plane.
-            if place + -(-end // LANES) * LANES <= plane and (source == ready or end + LANES <= rest):
-                _activate_masked(f, source, a, b, mask.ctypes.data, y, end)
-            else:
-                _activate(f, source, a, b, ready, end)
-                for j in range(end):
-                    if mask[j] == 0:
-                        plain[j] = 0
-                activate((), ready, one, zero, y, end)
-        else:
-            for r in range(height):
-                source = x + 4 * r * pool * pitch
-                if pool == 2:
-                    for i in range(0, width, batch):
-                        largest(source + 8 * i, batch, pitch, buffer + 4 * i, batch)
-                    source = buffer
-                elif pool > 1:
-                    _pool(flat, np.uint64(o * size + r * pool * pitch), np.uint64(pool), np.uint64(pitch),
-                          np.uint64(count), np.uint64(batch), np.uint64(pool), line, np.uint64(0))
-                    source = buffer
-                _activate(f, source, a, b, y + 4 * r * stride, width)
+    if early:           # whole registers where they are this output's own
+        _activate(activation, x, scale, shift, x, min(-(-rows * pitch // LANES) * LANES, size))
+        activation, scale, shift = PLAIN, one, zero
+    if batch >= LANES:
+        for r in range(height):
+            source = x + 4 * r * pool * pitch
+            if pool > 1:
+                for i in range(0, width, batch):
+                    _window(source + 4 * pool * i, pitch, batch, pool, scratch, buffer + 4 * i)
+                source = buffer
+            _activate(activation, source, scale, shift, y + 4 * r * stride, width)
+        return
+    # For few images a row is short: all rows at a time, `stride` apart, with what lies between them.
+    source, end = ready, (height - 1) * stride + width
+    if pool == 2 and batch == 1 and (rows - 1) * pitch + 2 * (width + LANES) <= readable:
+        for r in range(height):
+            largest_halved(x + 8 * r * pitch, pitch, ready + 4 * r * stride, width)
+    elif pool > 1:      # at every place, and then the first of each window
+        window, n = x, rows * pitch
+        for _ in range(pool - 1):
+            n -= pitch + batch
+            registers = -(-n // LANES) * LANES
+            largest(window, batch, pitch, buffer, registers if registers + pitch + batch <= readable else n)
+            window = buffer
+        for r in range(height):
+            for i in range(0, width, batch):
+                activate((), buffer + 4 * pool * (r * pitch + i), one, zero, ready + 4 * (r * stride + i), batch)
+    elif pitch == stride and end + LANES <= readable:
+        source = x
+    else:
+        for r in range(height):
+            activate((), x + 4 * r * pitch, one, zero, ready + 4 * r * stride, width)
+    # Whole registers, unless they would reach into the next plane.
+    target = y if -(-end // LANES) * LANES <= writable else ready
+    _activate_masked(activation, source, scale, shift, mask, target, end)
+    if target == ready:
+        activate((), ready, one, zero, y, end)
 
 
-@jit()
+@jit(inline="always")
 def _room(size, rows, count, stride, pool):
-    """Memory for `_finish`: the largest numbers at all places, the rows as they will be stored, and their mask.
+    """(memory that `_finish` works in, addresses in it).
 
-    The mask has all bits where a row is, none in the padding between the rows.
+    A mask, which has all bits where a row is and none in the padding between the rows; the rows as they will be stored;
+    the largest numbers at all places, or of the windows of a row; and those on the way to them.
     """
-    length = rows // pool * stride + 2 * LANES
-    mask = np.zeros(length, np.int32)
+    length, places = rows // pool * stride + 2 * LANES, size + 2 * LANES
+    memory = np.zeros(2 * (length + places), np.float32)
+    mask = memory[:length].view(np.int32)
     for r in range(rows // pool):
         mask[r * stride:r * stride + count // pool] = -1
-    # twice the size: whole registers, and what lies a row below them
-    return np.empty(2 * (size + LANES), np.float32), np.zeros(length, np.float32), mask
+    first = memory.ctypes.data
+    return memory, (first, first + 4 * length, first + 8 * length, first + 8 * length + 4 * places)
 
 
 @jit()
@@ -239,7 +213,8 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
     pixels of `batch` numbers is kept; pooling comes first unless `early`. Each row has `count` numbers of sense, a
     multiple of pool batch. out: flat. The sums are lost.
     """
-    if sums.shape[1] == plane == 1:      # a vector: the numbers of all outputs side by side
+    size = sums.shape[1]
+    if size == plane == 1:      # a vector: the numbers of all outputs side by side
         for o in range(first, last):
             v = scale[o] * sums[o, 0] + shift[o]
             if ending[2] == GELU:
@@ -248,9 +223,11 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
                 v = np.float32(0)
             out[place + o] = v
         return
-    line, plain, mask = _room(sums.shape[1], rows, count, stride, ending[0])
-    _finish(sums, rows, pitch, count, batch, ending, scale, shift, first, last, line, plain, mask, out, plane, stride,
-            place)
+    memory, room = _room(size, rows, count, stride, ending[0])
+    for o in range(first, last):
+        _finish(sums.ctypes.data + 4 * o * size, size, sums.size - o * size, rows, pitch, count, batch, ending,
+                scale[o], shift[o], room, out.ctypes.data + 4 * (place + o * plane), plane - place, stride)
+    memory[0] = 0       # an array is freed after its last use, whatever its address is used for
 
 
 @jit()
@@ -279,7 +256,7 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
     groups = len(sums) // block
     blocks = (len(segments) - 1) // groups
     pool, size = ending[0], rows * pitch
-    line, plain, mask = _room(size, max(whole, rows), count, stride, pool)
+    memory, room = _room(size, max(whole, rows), count, stride, pool)
     copies = np.empty(channels * len(shifts) * span + LANES, np.float32)
     copy = (copies.ctypes.data + 4 * LANES - 1) // (4 * LANES) * (4 * LANES)
     one, zero = np.float32(1), np.float32(0)
@@ -287,6 +264,10 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
         for i in range((length + width - 1) // width):
             t = min(i * width, length - width)
             source = x.ctypes.data + 4 * (band * rows * step + t)
+            if whole:
+                lines, apart, begins = min(whole, total - i * whole), row, place + i * (whole // pool) * stride
+            else:
+                lines, apart, begins = rows, pitch, place + band * (rows // pool) * stride + t // pool
             for b in range(blocks):
                 for c in range(b * channels, min((b + 1) * channels, depth) if len(shifts) else 0):
                     for s in range(len(shifts)):
@@ -300,9 +281,10 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                         for j in range(0, pitch, registers):
                             accumulate_stream(tile, base + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
                                               target + 4 * (h * pitch + j), pitch, size, b == 0)
-            if whole:
-                _finish(sums, min(whole, total - i * whole), row, count, batch, ending, scale, shift, first * block,
-                        last * block, line, plain, mask, out, plane, stride, place + i * (whole // pool) * stride)
-            else:
-                _finish(sums, rows, pitch, count, batch, ending, scale, shift, first * block, last * block, line,
-                        plain, mask, out, plane, stride, place + band * (rows // pool) * stride + t // pool)
+                    if b < blocks - 1:
+                        continue
+                    for o in range(g * block, (g + 1) * block):     # while the sums are near
+                        _finish(sums.ctypes.data + 4 * o * size, size, sums.size - o * size, lines, apart, count, batch,
+                                ending, scale[o], shift[o], room, out.ctypes.data + 4 * (begins + o * plane),
+                                plane - begins, stride)
+    memory[0] = copies[0] = 0       # an array is freed after its last use, whatever its address is used for

@@ -98,9 +98,9 @@ def fits(geometry, shape):
     from .tile import LANES
     kh, kw, sy, sx, py, px, dy, dx, ho, wo = geometry
     channels, height, width, batch = shape
-    numbers = channels * (max(ho * sy, height) + kh * dy + py) * (max(wo * sx, width) + kw * dx + 2 * px + LANES) * batch
+    rows, columns = max(ho * sy, height) + kh * dy + py, max(wo * sx, width) + kw * dx + 2 * px + LANES
     # offsets have 32 bits
-    return (sy == sx == 1 or wo * batch >= LANES) and numbers < 1 << 31
+    return (sy == sx == 1 or wo * batch >= LANES) and channels * rows * columns * batch < 1 << 31
 
 
 def _shared(work, count, cycles, costs=None):

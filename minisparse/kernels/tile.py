@@ -8,15 +8,11 @@ A tile is R registers of LANES float32 numbers. R is told by the length of the t
 source serves every width and Numba caches each of them. Addresses are whole numbers (array.ctypes.data). In inference
 a tile may have several rows, and several outputs at once: the tuple is nested.
 """
-import math
-
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from .activation import POWER_OF_2, SLOPE, TAIL
 
 
 def _registers():
@@ -259,13 +255,6 @@ def _constant(kind, number):
     return ir.Constant(kind, [number] * LANES if kind == vector else number)
 
 
-def _math(builder, name, x):
-    """llvm.name of a number or a vector."""
-    name = f"llvm.{name}.v{LANES}f32" if x.type == vector else f"llvm.{name}.f32"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type]), name)
-    return builder.call(function, [x])
-
-
 def _larger(builder, a, b):
     """The larger number of each pair; NaN wins."""
     first = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
@@ -279,26 +268,22 @@ def _polynomial(builder, x, *coefficients):
     return value
 
 
-def _gelu(builder, x):
-    """x Phi(x): activation.gelu_of, step by step; 0 where exp(-x^2 / 2) is below e^-40, see there."""
-    def constant(number):
-        return _constant(x.type, number)
-    whole = integers if x.type == vector else i32
-    lanes = LANES if x.type == vector else 1
+# The normal distribution function is 1/2 + z P(2 z^2 / FAR^2 - 1), -FAR <= z <= FAR: the coefficients of P, the highest
+# power first, of least error of z times it (3e-7). Without the exponential and the division of activation.gelu_of it
+# takes half of the time; what single precision and the far ends add keeps the error below 2.5e-6 for |x| < 8.
+FAR = 5.0
+CENTRE = (4.9297003e-4, -1.5141546e-3, 2.0018591e-3, -2.9156713e-3, 6.1654315e-3, -1.0973233e-2, 1.6497656e-2,
+          -2.3336730e-2, 3.1426230e-2, -4.0432950e-2, 5.1521421e-2, -7.0296652e-2, 1.4136378e-1)
 
-    def integer(number):
-        return ir.Constant(whole, [number] * lanes if x.type == vector else number)
-    square = builder.fmul(x, builder.fmul(x, constant(-0.5 / math.log(2))))
-    far = builder.fcmp_ordered("<", square, constant(-40 / math.log(2)))
-    y = builder.select(far, constant(-40 / math.log(2)), square)
-    n = _math(builder, "floor", builder.fadd(y, constant(0.5)))
-    power = builder.shl(builder.add(builder.fptosi(n, whole), integer(127)), integer(23))
-    e = builder.fmul(_polynomial(builder, builder.fsub(y, n), *POWER_OF_2), builder.bitcast(power, x.type))
-    t = builder.fdiv(constant(1.0), _multiply_add(builder, _math(builder, "fabs", x), constant(SLOPE), constant(1.0)))
-    tail = builder.fmul(builder.fmul(_polynomial(builder, t, *TAIL), t), builder.fmul(e, constant(0.5)))
-    tail = builder.select(far, constant(0.0), tail)
-    positive = builder.fcmp_ordered(">", x, constant(0.0))
-    return builder.fmul(x, builder.select(positive, builder.fsub(constant(1.0), tail), tail))
+
+def _gelu(builder, x):
+    """x Phi(x); 0 below -FAR, so that nothing far away ends in subnormal numbers, see activation.py."""
+    far, negative = (_constant(x.type, number) for number in (FAR, -FAR))
+    z = builder.select(builder.fcmp_ordered("<", x, far), x, far)
+    z = builder.select(builder.fcmp_ordered(">", z, negative), z, negative)
+    u = _multiply_add(builder, builder.fmul(z, z), _constant(x.type, 2 / FAR ** 2), _constant(x.type, -1.0))
+    normal = _multiply_add(builder, z, _polynomial(builder, u, *CENTRE), _constant(x.type, 0.5))
+    return builder.select(builder.fcmp_ordered("<", x, negative), _constant(x.type, 0.0), builder.fmul(x, normal))
 
 
 def _relu(builder, x):
@@ -385,7 +370,8 @@ def largest_halved(typing_context, x, below, out, count):
             at = builder.mul(k, ir.Constant(i64, 2 * LANES))
             halves = [_larger(builder, *(_load(builder, row, builder.add(at, ir.Constant(i64, n)))
                                          for row in (x, second))) for n in (0, LANES)]
-            _store(builder, _larger(builder, *(builder.shuffle_vector(*halves, lanes) for lanes in (even, odd))), out, j)
+            pairs = [builder.shuffle_vector(*halves, lanes) for lanes in (even, odd)]
+            _store(builder, _larger(builder, *pairs), out, j)
             return []
         times = builder.sdiv(builder.add(count, ir.Constant(i64, LANES - 1)), ir.Constant(i64, LANES))
         _loop(builder, ir.Constant(i64, 0), times, [], body)
