@@ -31,7 +31,6 @@ class Recipe:
     l1: float = 1e-3            # see `penalty`
     shift: int = 4              # see data.Augment
     cutout: int = 8
-    zoom: float = 1.0
     method: str = "gradual"     # see METHODS
     conv: float = 0.6           # zeros of the convolutions, and of the fully connected layers, at the end
     linear: float = 0.75
@@ -146,7 +145,7 @@ class Run:
         self.name, self.model, self.recipe, self.path, self.held_out = name, model, recipe, path, held_out
         self.stats = dict(zip(("mean", "std"), stats))
         self.loader = data.Loader(train.images, train.labels, min(recipe.batch, len(train)), seed=seed, drop_last=True,
-                                  augment=data.Augment(shift=recipe.shift, cutout=recipe.cutout, zoom=recipe.zoom),
+                                  augment=data.Augment(shift=recipe.shift, cutout=recipe.cutout),
                                   **self.stats)
         steps = recipe.epochs * len(self.loader)
         optimizer, fall = OPTIMIZERS[recipe.optimizer](model, recipe, self.loader.batch_size)
