@@ -121,6 +121,23 @@ def test_engine_is_the_model(net):
     check(shaken(nn.Sequential(*layers), kept=0.5), shape)
 
 
+@pytest.mark.parametrize("size", [24, 33, 40])
+def test_rows_that_the_last_tile_does_not_have_leave_the_padding_alone(size):
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+                          nn.Conv2d(16, 8, 3, padding=1))
+    check(shaken(model, kept=0.1), (3, size, size), (1, 2, 3))
+
+
+@pytest.mark.parametrize("layers, shape", [
+    ([nn.Conv2d(3, 12, 1, padding=2), nn.MaxPool2d(2)], (3, 23, 23)), ([nn.Conv2d(3, 4, 2, padding=3)], (3, 5, 4)),
+    ([nn.Conv2d(3, 4, 1, stride=3, padding=1)], (3, 1, 1)), ([nn.Conv2d(64, 64, 1, padding=1)], (64, 1, 1))])
+def test_padding_wider_than_the_kernel(layers, shape):
+    model = shaken(nn.Sequential(*layers), kept=0.1)
+    check(model, shape, (1, 2, 16, 17))
+    x = images(1, shape)
+    np.testing.assert_allclose(deploy.compile(model, shape)(x), outputs(model, x), rtol=0, atol=1e-4)
+
+
 def small_net(kept=None, seed=0):
     ms.manual_seed(seed)
     return shaken(nn.Sequential(
@@ -362,7 +379,8 @@ def test_gelu_in_a_layer_is_that_of_the_normal_distribution(batch):
     x = x.reshape(batch, 1, 20, 20)
     with kernel("direct"):
         y = deploy.compile(model, (1, 20, 20))(x)
-    expected = np.array([0.0 if v == -np.inf else v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().tolist()])
+    expected = np.array([0.0 if v == -np.inf else v * (1 + math.erf(v / math.sqrt(2))) / 2
+                         for v in x.ravel().tolist()])
     near = abs(x.ravel()) < 8
     np.testing.assert_allclose(y.ravel()[near], expected[near], rtol=0, atol=2.5e-6)
     np.testing.assert_allclose(y.ravel(), expected, rtol=4e-7, atol=2.5e-6)

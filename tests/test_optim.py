@@ -783,6 +783,15 @@ def test_a_resumed_lookahead_gives_the_same_bits(tmp_path):
     np.testing.assert_array_equal(second[0].data, whole[0].data)
 
 
+def test_a_lookahead_state_saved_after_a_new_mask_has_followed_it():
+    p = Parameter(np.float32([1, 2, 3, 4]))
+    lookahead = optim.Lookahead(optim.SGD([p], lr=0.1), k=5)
+    p.grad = Tensor(np.ones(4, np.float32))
+    lookahead.step()
+    p.set_mask(np.array([True, False, True, False]))
+    assert lookahead.state_dict()["slow"][0].tolist() == [1, 0, 3, 0]
+
+
 @pytest.mark.parametrize("options", [{"k": 0}, {"alpha": 0.0}, {"alpha": 1.5}, {"alpha": float("nan")}])
 def test_bad_options_of_lookahead(options):
     with pytest.raises(ValueError, match="Lookahead"):

@@ -176,6 +176,12 @@ def test_softmax_over_the_batch_is_refused(run):
         deploy.compile(model, (3, 6, 6))
 
 
+@pytest.mark.parametrize("run", [lambda s, x: -x.mean((1, 2, 3)), lambda s, x: 2 * x.mean((1, 2, 3))])
+def test_arithmetic_with_one_number_for_each_image_is_refused(run):
+    with pytest.raises(TypeError, match="cannot take the operation (neg|mul).* of one number for each image"):
+        deploy.compile(Net(run), (3, 6, 6))
+
+
 def test_what_hides_from_a_recording_is_found():
     """Arithmetic on .data cannot be seen, but the outputs differ."""
     def run(s, x):

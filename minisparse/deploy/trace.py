@@ -130,7 +130,7 @@ class _Recorder:
             if self.name not in OPERATORS:
                 self.refuse(" of two results")
             return Step(self.name, None, [self.index(a), self.index(b)])
-        channels = (1, x.shape[1], *[1] * (x.ndim - 2))
+        channels = (1, self.channels(x), *[1] * (x.ndim - 2))
         try:
             c = np.broadcast_to(constant.data, channels).reshape(-1).astype(np.float64)
         except ValueError:
@@ -140,8 +140,14 @@ class _Recorder:
         scale, shift = table[self.name](c)
         return Step("affine", None, [self.index(x)], scale=scale + 0 * c, shift=shift + 0 * c)
 
+    def channels(self, x):
+        """How many numbers a scale and a shift of x have."""
+        if x.ndim < 2:
+            self.refuse(" of one number for each image")
+        return x.shape[1]
+
     def neg(self, out, a):
-        c = np.ones(a.shape[1])
+        c = np.ones(self.channels(a))
         return Step("affine", None, [self.index(a)], scale=-c, shift=0 * c)
 
     def clone(self, out, a):

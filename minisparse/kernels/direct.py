@@ -141,8 +141,8 @@ def _window(x, pitch, batch, pool, scratch, out):
 def _finish(x, size, readable, rows, pitch, count, batch, ending, scale, shift, room, y, writable, stride):
     """What `finish_layer` says of one output, whose sums are at x; y: where its images begin. room: see `_room`.
 
-    Of the numbers at x `size` are this output's own, `readable` may be read; at y `writable` may be written. All are
-    addresses: with arrays the counting of references would take longer than the work.
+    Of the numbers at x `size` are this output's own, `readable` may be read; at y `writable` may be written, beyond the
+    rows' end with zeros alone. All are addresses: with arrays the counting of references would take longer than the work.
     """
     pool, early, activation = ending
     mask, ready, buffer, scratch = room
@@ -193,7 +193,7 @@ def _finish(x, size, readable, rows, pitch, count, batch, ending, scale, shift, 
 def _room(size, rows, count, stride, pool):
     """(memory that `_finish` works in, addresses in it).
 
-    A mask, which has all bits where a row is and none in the padding between the rows; the rows as they will be stored;
+    A mask, which has all bits where one of so many rows is and none in the padding between them; the rows as they will be stored;
     the largest numbers at all places, or of the windows of a row; and those on the way to them.
     """
     length, places = rows // pool * stride + 2 * LANES, size + 2 * LANES
@@ -268,6 +268,8 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                 lines, apart, begins = min(whole, total - i * whole), row, place + i * (whole // pool) * stride
             else:
                 lines, apart, begins = rows, pitch, place + band * (rows // pool) * stride + t // pool
+            # the mask of the room is that of a full tile: after fewer rows it would let through what is none of theirs
+            writable = plane - begins if lines == max(whole, rows) else 0
             for b in range(blocks):
                 for c in range(b * channels, min((b + 1) * channels, depth) if len(shifts) else 0):
                     for s in range(len(shifts)):
@@ -286,5 +288,5 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                     for o in range(g * block, (g + 1) * block):     # while the sums are near
                         _finish(sums.ctypes.data + 4 * o * size, size, sums.size - o * size, lines, apart, count, batch,
                                 ending, scale[o], shift[o], room, out.ctypes.data + 4 * (begins + o * plane),
-                                plane - begins, stride)
+                                writable, stride)
     memory[0] = copies[0] = 0       # an array is freed after its last use, whatever its address is used for

@@ -134,7 +134,7 @@ class DirectLayer:
 
         # the padded planes; in whole planes the padding at the right of a row is that at the left of the next one
         right = max((wo - 1) * sx + (kw - 1) * dx + 1 - px - width, 0)
-        columns = width + (max(px, right) if whole else px + right)
+        columns = max(width + max(px, right), wo) if whole else width + px + right
         if whole:       # rows of whole registers have fewer shifts of the taps: they are worth a little more padding
             wider = next(n for n in range(columns, columns + LANES) if n * batch % LANES == 0)
             columns = wider if wider <= 1.15 * columns else columns
@@ -143,7 +143,7 @@ class DirectLayer:
         self.height = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
         numbers = px * batch + self.height * self.row
         # its input is a matrix (C, N), without any padding
-        self.features = kh == kw == height == width == ho == wo == 1
+        self.features = kh == kw == height == width == ho == wo == 1 and py == px == 0
         if self.features:
             self.plane = batch
         elif whole:     # the last row of pixels may be written in whole registers
@@ -375,7 +375,7 @@ class VectorLayer:
 def choices(weight, groups, geometry, shape, ending):
     """The layer objects that can do a convolution with its ending, for inputs of this shape."""
     found = [DenseLayer(weight, groups, geometry, shape, ending)]
-    if shape[1:] == (1, 1, 1) and weight[0, 0].size == groups == 1:
+    if shape[1:] == (1, 1, 1) and weight[0, 0].size == groups == 1 and geometry[4:6] == (0, 0):
         found.append(VectorLayer(weight, ending))
     elif fits(geometry, shape):
         found.append(DirectLayer(weight, groups, geometry, shape, ending))

@@ -11,8 +11,8 @@ class Lookahead:
 
     The slow weights are a moving average of the fast ones, and the fast ones go on from there. alpha 1 averages
     nothing. It may change during training, as `lookahead.alpha = ...`: from 1 to a small number it averages more as
-    the steps get smaller (Jordan, arXiv:2404.00498, section 3.4). A weight that is pruned is 0 in both
-    from the next step on.
+    the steps get smaller (Jordan, arXiv:2404.00498, section 3.4). A weight that is pruned is 0 in both from the
+    next step on.
     Gradients, learning rates and zero_grad stay with the optimizer.
     """
 
@@ -34,14 +34,18 @@ class Lookahead:
         """A step of the optimizer; after every k-th one the average."""
         if self.slow is None:
             self.slow, self.masks = [p.data.copy() for p in self._fast()], self._masks()
-        for i, (theta, mask) in enumerate(zip(self._fast(), self._masks())):
-            if mask is not self.masks[i]:       # what is 0 now was pruned, even if it may grow again
-                np.copyto(self.slow[i], 0, where=theta.data == 0)
-                self.masks[i] = mask
+        self._follow_masks()
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.k == 0:
             self.average()
+
+    def _follow_masks(self):
+        """Where a parameter has a new mask: what is 0 now was pruned, even if it may grow again."""
+        for i, (theta, mask) in enumerate(zip(self._fast(), self._masks())):
+            if mask is not self.masks[i]:
+                np.copyto(self.slow[i], 0, where=theta.data == 0)
+                self.masks[i] = mask
 
     @no_grad()
     def average(self):
@@ -51,6 +55,8 @@ class Lookahead:
             theta.copy_(phi)        # which keeps the mask; a new one clears phi at the next step
 
     def state_dict(self):
+        if self.slow is not None:
+            self._follow_masks()        # what is loaded knows no mask before
         return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "slow": self.slow}
 
     def load_state_dict(self, state_dict):

@@ -130,7 +130,8 @@ class Optimizer:
     def state_dict(self):
         """{"state": {index: {name: array or number}}, "param_groups": [{"params": indices, option: value}]}.
 
-        A parameter's index is its place in all groups together. The arrays are the optimizer's, not copies.
+        A parameter's index is its place in all groups together. The arrays are the optimizer's, not copies, and zero
+        for the weights that are pruned now.
         """
         index, groups = {}, []
         for group in self.param_groups:

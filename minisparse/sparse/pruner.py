@@ -13,7 +13,7 @@ from .scores import magnitude, needs
 from .targets import highest_counts, resolve
 from .zeros import sparsifiable
 
-OFF = 0.09      # a pattern's zeros may be so far from the target without a warning
+MISSED = 0.09       # a pattern's zeros may be so far from the target without a warning
 
 
 class Pruner:
@@ -67,7 +67,7 @@ class Pruner:
             if not kept.any() and scope == "layer":
                 raise ValueError(f"pruner: {name!r} has {kept.size} weights, and keeps none at sparsity "
                                  f"{self.targets[name]}")
-            if scope == "layer" and abs(1 - kept.mean() - self.targets[name]) > OFF:
+            if scope == "layer" and mask is not topk_mask and abs(1 - kept.mean() - self.targets[name]) > MISSED:
                 warnings.warn(f"pruner: the target of {name!r} is {self.targets[name]:.1%} zeros, the mask's pattern "
                               f"makes {1 - kept.mean():.1%}", stacklevel=2)
         if schedule.due(0):
