@@ -129,7 +129,7 @@ def report(search, curves, tried, trained, winner, test):
     zeros = sparse.summary(winner.model)[-1]
     noise = 100 * max(search.standard_error(c["accuracy"]) for c in tried)
     return "\n\n".join([
-        f"# The smallest net within {100 * search.within:g} points of dense",
+        f"# The smallest net within {100 * search.within:g} point{'s' * (search.within != 0.01)} of dense",
         f"{len(search.train)} images trained on, {len(search.held_out)} held out, {len(test)} in the test set. On the "
         f"images held out the dense net's accuracy is {search.accuracy:.1%}. Standard error of a difference: at most "
         f"{noise:.1f} points.",
