@@ -57,7 +57,7 @@ def probabilities(engine, image, mean, std):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Name the animal in any picture.")
-    parser.add_argument("model", help="sparse.safetensors or dense.safetensors, as train_animals.py writes them")
+    parser.add_argument("model", help="a .safetensors file that train_animals.py has written")
     parser.add_argument("pictures", nargs="+", metavar="picture")
     args = parser.parse_args(argv)
     status = 0

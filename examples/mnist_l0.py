@@ -274,8 +274,11 @@ def parse(argv=None):
     for name in ("epochs", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if min(args.seeds) < 0:
-        parser.error(f"--seeds must not be negative, got {min(args.seeds)}")
+    for name, values in ("seeds", args.seeds), ("strength", args.strength), ("weight-decay", [args.weight_decay or 0]):
+        if values and not min(values) >= 0:
+            parser.error(f"--{name} must not be negative, got {min(values)}")
+    if args.sparsity is not None and not 0 <= args.sparsity < 1:
+        parser.error(f"--sparsity must lie in [0, 1), got {args.sparsity}")
     return args
 
 

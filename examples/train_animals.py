@@ -91,6 +91,8 @@ def parse(argv=None):
                         help="of every random choice: the same seed gives the same nets (0)")
     parser.add_argument("--threads", type=at_least(1), help="of BLAS and the kernels alike (default: all cores)")
     args = parser.parse_args(argv)
+    if args.sparsity is not None and {args.conv_sparsity, args.fc_sparsity} != {None}:
+        parser.error("--sparsity is in place of --conv-sparsity and --fc-sparsity: give it or them")
     args.preset = args.preset or ("quick" if args.data == "drawn" else "accurate")
     return args
 
@@ -158,19 +160,21 @@ def per_class(scores, labels, classes):
             "mean": float(np.mean(list(share.values())))}
 
 
-def inference_seconds(engine, images, batch, calls=30):
-    """Median time of a call with `batch` images, after a warm-up."""
+def inference_seconds(engines, images, batch, calls=30):
+    """Median time of a call of each engine with `batch` images, after a warm-up.
+
+    The engines take turns, so that what slows the machine for a while slows all of them.
+    """
     images = images[:batch]
     if len(images) < batch:
         images = np.resize(images, (batch, *images.shape[1:]))
-    for _ in range(3):
-        engine(images)
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        engine(images)
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    times = np.zeros((3 + calls, len(engines)))
+    for row in times:
+        for i, engine in enumerate(engines):
+            began = time.perf_counter()
+            engine(images)
+            row[i] = time.perf_counter() - began
+    return np.median(times[3:], axis=0).tolist()
 
 
 def answers(engine, images, normalise, batch=64):
@@ -179,13 +183,12 @@ def answers(engine, images, normalise, batch=64):
                            for i in range(0, len(images), batch)])
 
 
-def examine(run, engine, files, normalise, test, validation):
-    """The figures of a finished net; files: {how values are stored: path}."""
+def examine(run, files, normalise, test, validation):
+    """The figures of a finished net, but for its inference times; files: {how values are stored: path}."""
     both = looks(run.model, test.images, **run.stats)
     scores = both.mean(axis=0)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
-    batch = normalise(test.images[:64])
     return scores, {
         "history": run.history,
         "steps": run.losses,
@@ -196,7 +199,6 @@ def examine(run, engine, files, normalise, test, validation):
         "training": {"seconds": sum(row["seconds"] for row in run.history),
                      "data_waited": sum(row["waited"] for row in run.history),
                      "data_worked": sum(row["worked"] for row in run.history)},
-        "inference": {str(n): inference_seconds(engine, batch, n) for n in (1, 64)},
         "file_bytes": {values: path.stat().st_size for values, path in files.items()},
         "one_look": accuracy(both[0], test.labels),
         "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
@@ -257,15 +259,20 @@ def run(args):
     def normalise(images):
         return (images.astype(np.float32) / 255 - mean) / std
     info = {"classes": list(train.classes), **{key: [float(v) for v in s] for key, s in zip(("mean", "std"), stats)}}
-    nets, scores = {}, {}
+    nets, scores, engines = {}, {}, {}
+    print("measuring both nets", flush=True)
     for name, net in runs.items():
         net.model.eval()
-        engine = deploy.compile(net.model, (3, SIZE, SIZE), info)
+        engine = engines[name] = deploy.compile(net.model, (3, SIZE, SIZE), info)
         files = {"float32": args.out / f"{name}.safetensors"}
         files |= {values: args.out / f"{name}-{values}.safetensors" for values in ("float16", "int8")}
         for values, path in files.items():
             engine.save(path, values)
-        scores[name], nets[name] = examine(net, engine, files, normalise, test, validation)
+        scores[name], nets[name] = examine(net, files, normalise, test, validation)
+    batch = normalise(test.images[:64])
+    times = {str(n): inference_seconds(list(engines.values()), batch, n) for n in (1, 64)}
+    for i, name in enumerate(engines):
+        nets[name]["inference"] = {n: seconds[i] for n, seconds in times.items()}
 
     settings = {"preset": args.preset, "seed": args.seed, "threads": ms.get_num_threads()} | dataclasses.asdict(recipe)
     results = {

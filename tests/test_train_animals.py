@@ -35,7 +35,7 @@ sys.path.insert(0, sys.argv[1])
 import train_animals, training
 train_animals.PRESETS["quick"] = training.Recipe(widths=(8, 8, 8), hidden=8, epochs=3, batch=16)
 train_animals.write_report = lambda *_: ""
-train_animals.inference_seconds = lambda *_: 1.0
+train_animals.inference_seconds = lambda engines, *_: [1.0] * len(engines)
 show = training.Progress.show
 def stop(self, run, images, *figures):
     self.every = 0
@@ -75,7 +75,7 @@ def tiny(monkeypatch):
     handed = []
     monkeypatch.setitem(train_animals.PRESETS, "quick", TINY)
     monkeypatch.setattr(train_animals, "write_report", lambda out, *rest: handed.append(rest) or "")
-    monkeypatch.setattr(train_animals, "inference_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(train_animals, "inference_seconds", lambda engines, *_: [1.0] * len(engines))
     return handed
 
 
@@ -96,7 +96,7 @@ def finished(photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train_animals.PRESETS, "quick", TINY)
         patch.setattr(train_animals, "write_report", lambda *_: "")
-        patch.setattr(train_animals, "inference_seconds", lambda *_: 1.0)
+        patch.setattr(train_animals, "inference_seconds", lambda engines, *_: [1.0] * len(engines))
         assert main("--data", photos, "--out", out) == 0
     return out
 
@@ -389,6 +389,12 @@ def test_bad_options(option, value, capsys):
     with pytest.raises(SystemExit) as stopped:
         train_animals.main([option, value])
     assert stopped.value.code == 2 and option in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_one_sparsity_or_two(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train_animals.main(["--sparsity", "0.9", "--fc-sparsity", "0.5"])
+    assert "--sparsity is in place of" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_work(photos, tmp_path, tiny, capsys, monkeypatch):

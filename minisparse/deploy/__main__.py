@@ -21,7 +21,8 @@ def main(arguments=None):
     try:
         engine = load(args.file)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        sys.exit(f"{parser.prog}: {text}")
     for batch in args.batch:
         began = time.perf_counter()
         engine.warmup(batch)

@@ -115,7 +115,7 @@ class Engine:
             raise ValueError(f"engine: expected floating-point images, normalised as in training, got {images.dtype}")
         images = images.astype(np.float32, copy=False)
         if images.shape[1:] != self.input_shape or not images.size:
-            raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}), "
+            raise ValueError(f"engine: expected an array (N, {', '.join(map(str, self.input_shape))}) with N > 0, "
                              f"got shape {images.shape}")
         out = np.empty((len(images), *self._shapes[len(self.steps) - 1]), np.float32)
         for first, last, size in parts(len(images)):
@@ -205,7 +205,8 @@ class Engine:
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  " + "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in
                                   enumerate(zip(row, widths))).rstrip() for row in rows]
-        head = f"Engine({'x'.join(map(str, self.input_shape))}, batch {batch}: multiply-adds of an image, bytes of nonzeros"
+        shape = "x".join(map(str, self.input_shape))
+        head = f"Engine({shape}, batch {batch}: multiply-adds of an image, bytes of nonzeros"
         return "\n".join([head, *lines, ")"])
 
     def save(self, path, values="float32"):

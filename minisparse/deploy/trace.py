@@ -170,6 +170,7 @@ class _Recorder:
         return Step("mean", {"dim": dims, "keepdim": keepdim}, [self.index(a)])
 
 
-READERS = {name: getattr(_Recorder, name) for name in ("batch_norm", "reshape", "neg", "clone", "cat", "softmax", "mean")}
+READERS = {name: getattr(_Recorder, name)
+           for name in ("batch_norm", "reshape", "neg", "clone", "cat", "softmax", "mean")}
 READERS["log_softmax"] = _Recorder.softmax
 READERS |= dict.fromkeys(("add", "sub", "mul", "div"), _Recorder.two)

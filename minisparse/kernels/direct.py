@@ -142,7 +142,8 @@ def _finish(x, size, readable, rows, pitch, count, batch, ending, scale, shift, 
     """What `finish_layer` says of one output, whose sums are at x; y: where its images begin. room: see `_room`.
 
     Of the numbers at x `size` are this output's own, `readable` may be read; at y `writable` may be written, beyond the
-    rows' end with zeros alone. All are addresses: with arrays the counting of references would take longer than the work.
+    rows' end with zeros alone. All are addresses: with arrays the counting of references would take longer than the
+    work.
     """
     pool, early, activation = ending
     mask, ready, buffer, scratch = room
@@ -193,8 +194,8 @@ def _finish(x, size, readable, rows, pitch, count, batch, ending, scale, shift, 
 def _room(size, rows, count, stride, pool):
     """(memory that `_finish` works in, addresses in it).
 
-    A mask, which has all bits where one of so many rows is and none in the padding between them; the rows as they will be stored;
-    the largest numbers at all places, or of the windows of a row; and those on the way to them.
+    A mask, which has all bits where one of so many rows is and none in the padding between them; the rows as they will
+    be stored; the largest numbers at all places, or of the windows of a row; and those on the way to them.
     """
     length, places = rows // pool * stride + 2 * LANES, size + 2 * LANES
     memory = np.zeros(2 * (length + places), np.float32)

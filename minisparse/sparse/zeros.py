@@ -40,7 +40,7 @@ def summary(model):
     for name, layer in sparsifiable(model).items():
         weight = (layer.plain() if hasattr(layer, "plain") else layer).weight.data     # with its gates, if any
         kind = "conv" if isinstance(layer, Conv2d) else "linear"
-        rows.append(Row(name, kind, weight.shape, weight.size, weight.size - np.count_nonzero(weight)))
+        rows.append(Row(name, kind, weight.shape, weight.size, weight.size - int(np.count_nonzero(weight))))
 
     def total(name, part):
         return Row(name, name, (), sum(row.weights for row in part), sum(row.zeros for row in part))
