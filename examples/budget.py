@@ -149,7 +149,7 @@ def report(search, curves, tried, trained, winner, test):
 
 
 def work(args):
-    train, test = study.read(args.data, args.seed)
+    train, test = study.read(args.data, args.seed, args.skip_bad_images)
     search = Search(args, train, Progress(sys.stdout, []))
     curves = search.curves()
     tried = bisect(search, curves, args.tries)

@@ -19,7 +19,7 @@ from training import METHODS, Progress, Run, without_zeros
 
 def compare(args, progress):
     """{(method, target): [figures of each seed]}; the dense net is ("dense", None)."""
-    train, test = study.read(args.data)
+    train, test = study.read(args.data, skip_bad=args.skip_bad_images)
     recipe = study.preset(args)
     figures = {}
     for seed in dict.fromkeys(args.seeds):

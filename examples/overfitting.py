@@ -40,7 +40,7 @@ def sample(images, count, seed):
 
 def pairs(args, progress):
     """{(view, method, sparsity): [figures of each seed]}; dense nets are (view, "dense", 0)."""
-    images, test = study.read(args.data)
+    images, test = study.read(args.data, skip_bad=args.skip_bad_images)
     recipe = dataclasses.replace(PRESETS["quick"], epochs=args.epochs, l1=0.0)
     figures = {}
     for seed in dict.fromkeys(args.seeds):

@@ -22,6 +22,7 @@ def options(doc, out):
     """A parser with the options of every study; doc: the program's, of which the first line is shown."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", default="drawn", metavar="PATH", help="as in train_animals.py")
+    parser.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--threads", type=at_least(1))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
     return parser
@@ -39,10 +40,10 @@ def preset(args):
     return dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs)
 
 
-def read(path, seed=0):
+def read(path, seed=0, skip_bad=False):
     """(train, test) of --data PATH."""
     return read_data(argparse.Namespace(data=path, val=[], seed=seed, data_dir=None, download=False,
-                                        skip_bad_images=False))[:2]
+                                        skip_bad_images=skip_bad))[:2]
 
 
 def result(run, progress, test, before=None):

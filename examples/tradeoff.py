@@ -56,6 +56,7 @@ class Job:
     seed: int
     threads: int
     out: pathlib.Path
+    skip_bad: bool = False
 
     def path(self, end):
         return self.out / f"{self.name.replace(' ', '-')}{end}"
@@ -67,7 +68,7 @@ read = functools.lru_cache(1)(study.read)       # a worker reads the images once
 def finish(job):
     """The figures of one run, in whatever process: train it, or go on, or take them from its files."""
     ms.set_num_threads(job.threads)
-    train, test = read(job.data, job.seed)
+    train, test = read(job.data, job.seed, job.skip_bad)
     train, held_out = hold_out(train, job.seed)
     stats = data.channel_stats(train.images)
     run = Run(job.name, train, held_out, stats, job.recipe, job.seed, job.path(".checkpoint"))
@@ -101,7 +102,7 @@ def time_inference(figures):
     """Add the seconds of a call to the figures of each job."""
     engines = [deploy.load(job.path("-float32.safetensors")) for job in figures]
     job = next(iter(figures))
-    images = (read(job.data, job.seed)[1].images[:64] / 255 - 0.5).astype("float32")
+    images = (read(job.data, job.seed, job.skip_bad)[1].images[:64] / 255 - 0.5).astype("float32")
     for n in (1, 64):
         for found, seconds in zip(figures.values(), inference_seconds(engines, images, n)):
             found[f"batch {n}"] = seconds
@@ -152,7 +153,7 @@ def work(args, executor=None):
     recipe, threads = study.preset(args), args.threads or max(1, ms.get_num_threads() // args.workers)
 
     def job(name, recipe):
-        return Job(name, recipe, args.data, args.seed, threads, args.out)
+        return Job(name, recipe, args.data, args.seed, threads, args.out, args.skip_bad_images)
     jobs = [job("dense", without_zeros(recipe))]
     jobs += [job(f"{method} {target}", dataclasses.replace(recipe, method=method, overall=target))
              for method in dict.fromkeys(args.methods) for target in dict.fromkeys(args.targets)]

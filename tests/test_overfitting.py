@@ -59,3 +59,15 @@ def test_tiny_runs_from_beginning_to_end_and_again_from_their_files(tmp_path, mo
     assert overfitting.main(args) is None and len(augments) == 20          # nothing is trained again
     assert (tmp_path / "overfitting.md").read_text() == text
     assert overfitting.main([*args, "--count", "20"]) == 2
+
+
+def test_studies_leave_out_what_cannot_be_read_where_they_are_asked_to(tmp_path):
+    for name in "cat", "dog":
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            Image.new("RGB", (8, 8), (20 * i, 9 * i, 90 + i)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "cat" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(data.DataError, match="--skip-bad-images"):
+        overfitting.study.read(str(tmp_path))
+    train, test = overfitting.study.read(str(tmp_path), skip_bad=True)
+    assert len(train) + len(test) == 24

@@ -36,7 +36,7 @@ def _find(folder, name, download):
             return path
     if not download:
         raise DataError(f"{folder / name}: no such file, with or without .gz.\n"
-                        f"Name the right folder, or allow the download (download=True) of {URL}.")
+                        f"Name the right folder, or allow the download (--download, or download=True) of {URL}.")
     fetch(URL + name, folder / name, SHA256[name])
     return folder / name
 
