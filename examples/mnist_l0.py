@@ -19,6 +19,8 @@ import numpy as np
 import minisparse as ms
 from minisparse import data, deploy, nn, optim, sparse
 
+from train_animals import at_least, not_negative, share
+
 METHODS = {
     "dense": "all weights",
     "l0": "a gate for each unit",
@@ -261,25 +263,16 @@ def parse(argv=None):
     parser.add_argument("--download", action="store_true", help="fetch the files that are missing in --data")
     parser.add_argument("--net", choices=PUBLISHED, default="lenet-300-100")
     parser.add_argument("--method", choices=METHODS, default="l0")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--strength", type=float, nargs="+", metavar="LAMBDA",
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=at_least(1), help="instead of the recipe's")
+    parser.add_argument("--strength", type=not_negative, nargs="+", metavar="LAMBDA",
                         help="of the L0 penalty: one for all layers, or one for each")
-    parser.add_argument("--weight-decay", type=float, help="instead of the recipe's")
-    parser.add_argument("--sparsity", type=float, help="share of zeros of all weights, of --method magnitude")
+    parser.add_argument("--weight-decay", type=not_negative, help="instead of the recipe's")
+    parser.add_argument("--sparsity", type=share, help="share of zeros of all weights, of --method magnitude")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/mnist"), metavar="FOLDER")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args(argv)
-    for name in ("epochs", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-    for name, values in ("seeds", args.seeds), ("strength", args.strength), ("weight-decay", [args.weight_decay or 0]):
-        if values and not min(values) >= 0:
-            parser.error(f"--{name} must not be negative, got {min(values)}")
-    if args.sparsity is not None and not 0 <= args.sparsity < 1:
-        parser.error(f"--sparsity must lie in [0, 1), got {args.sparsity}")
-    return args
+    parser.add_argument("--threads", type=at_least(1))
+    return parser.parse_args(argv)
 
 
 def main(argv=None):

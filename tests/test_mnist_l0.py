@@ -96,6 +96,15 @@ def test_bad_input(folder, tmp_path, capsys):
         run(folder, tmp_path, "--epochs", 0)
 
 
+@pytest.mark.parametrize("option, value", [
+    ("--epochs", "0"), ("--threads", "0"), ("--seeds", "-1"), ("--strength", "-1"), ("--strength", "nan"),
+    ("--weight-decay", "-1"), ("--sparsity", "1"), ("--sparsity", "-0.1")])
+def test_bad_options(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        mnist_l0.parse(["--data", "somewhere", option, value])
+    assert option in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_kept_is_written_as_in_the_papers():
     ms.manual_seed(0)
     model = mnist_l0.build("lenet-5", "l0")
