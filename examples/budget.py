@@ -27,7 +27,7 @@ from minisparse.serialize import write_atomically
 
 import study
 from train_animals import at_least, not_negative
-from training import Progress, Run, accuracy, evaluate, gradually, without_zeros
+from training import Progress, Run, accuracy, gradually, without_zeros
 
 HELD_OUT = 0.2          # more than for learning curves: the search must tell a point from noise
 SPARSITIES = [1 - 0.5 ** k for k in range(1, 7)]    # of the curves: half of the weights each time, 0.5 to 0.984
@@ -65,7 +65,7 @@ class Search:
         part = self.held_out.subset(np.arange(0, len(self.held_out), -(-len(self.held_out) // ENOUGH)))
 
         def measure():
-            return accuracy(evaluate(self.dense.model, part.images, **self.dense.stats), part.labels)
+            return accuracy(self.dense.evaluate(part.images), part.labels)
         return sparse.sensitivity(self.dense.model, measure, SPARSITIES, dense=["whiten"])
 
     def pruned(self, name, targets, epochs):
@@ -124,7 +124,7 @@ def report(search, curves, tried, trained, winner, test):
     def shares(values):
         return [f"{100 * (value or 0):.1f}" for value in values]
     layers = list(curves)
-    final = {run.name: accuracy(evaluate(run.model, test.images, **run.stats), test.labels)
+    final = {run.name: accuracy(run.evaluate(test.images), test.labels)
              for run in (search.dense, winner)}
     zeros = sparse.summary(winner.model)[-1]
     noise = 100 * max(search.standard_error(c["accuracy"]) for c in tried)

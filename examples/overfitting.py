@@ -21,7 +21,7 @@ import study
 from report import COLOUR, GREY
 from study import result, spread
 from train_animals import PRESETS, at_least, share
-from training import METHODS, Progress, Run, accuracy, evaluate, without_zeros
+from training import METHODS, Progress, Run, accuracy, without_zeros
 
 HELD_OUT = 20       # of each class, for the learning curves alone: nothing is decided by them
 VIEWS = {"as they are": None, "shifted, mirrored": data.Augment(shift=2)}
@@ -56,7 +56,7 @@ def pairs(args, progress):
             progress.runs = [run]
             ticket = recipe.method == "lottery"
             found = result(run, progress, test, (lambda run: run.draw_ticket(twin)) if ticket else None)
-            found["training"] = accuracy(evaluate(run.model, train.images, **run.stats), train.labels)
+            found["training"] = accuracy(run.evaluate(train.images), train.labels)
             figures.setdefault((view, recipe.method or "dense", recipe.overall or 0), []).append(found)
             return run
         for view in VIEWS:

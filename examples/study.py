@@ -15,7 +15,7 @@ from minisparse.serialize import write_atomically
 
 from report import STYLE
 from train_animals import PRESETS, at_least, read_data
-from training import RunError, accuracy, evaluate
+from training import RunError, accuracy
 
 
 def options(doc, out):
@@ -63,7 +63,7 @@ def result(run, progress, test, before=None):
     if figures.get("settings") != settings or run.epoch < run.recipe.epochs:
         run.train(progress)
         figures = {"settings": settings,
-                   "accuracy": accuracy(evaluate(run.model, test.images, **run.stats), test.labels),
+                   "accuracy": accuracy(run.evaluate(test.images), test.labels),
                    "zeros": sparse.summary(run.model)[-1].sparsity,
                    "seconds": sum(row["seconds"] for row in run.history)}
         write_atomically(path, json.dumps(figures).encode())

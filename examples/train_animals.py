@@ -24,11 +24,11 @@ import minisparse as ms
 from minisparse import data, deploy, sparse
 
 from report import write_report
-from training import METHODS, Progress, Recipe, Run, RunError, accuracy, evaluate, looks, without_zeros
+from training import METHODS, Progress, Recipe, Run, RunError, accuracy, without_zeros
 
 PRESETS = {
     "quick": Recipe(widths=(24, 48, 64), hidden=64, epochs=5, batch=64, optimizer="adamw", lr=4e-3, warmup=0.2,
-                    weight_decay=1e-2, smoothing=0.1, shift=2, cutout=0, conv=0.55),
+                    weight_decay=1e-2, smoothing=0.1, shift=2, cutout=0, looks=(0,), conv=0.55),
     "accurate": Recipe(),
 }
 HELD_OUT = 0.05         # of the training images are not trained on: the learning curves' accuracy
@@ -185,8 +185,8 @@ def answers(engine, images, normalise, batch=64):
 
 def examine(run, files, normalise, test, validation):
     """The figures of a finished net, but for its inference times; files: {how values are stored: path}."""
-    both = looks(run.model, test.images, **run.stats)
-    scores = both.mean(axis=0)
+    looks = run.looks(test.images)
+    scores = looks.mean(axis=0)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)
     return scores, {
@@ -194,13 +194,13 @@ def examine(run, files, normalise, test, validation):
         "steps": run.losses,
         "schedule": run.schedule(),
         "test": per_class(scores, test.labels, test.classes) | {"confusion": confusion.tolist()},
-        "validation": {name: per_class(evaluate(run.model, part.images, **run.stats), part.labels, test.classes)
+        "validation": {name: per_class(run.evaluate(part.images), part.labels, test.classes)
                        for name, part in validation.items()},
         "training": {"seconds": sum(row["seconds"] for row in run.history),
                      "data_waited": sum(row["waited"] for row in run.history),
                      "data_worked": sum(row["worked"] for row in run.history)},
         "file_bytes": {values: path.stat().st_size for values, path in files.items()},
-        "one_look": accuracy(both[0], test.labels),
+        "one_look": accuracy(looks[0], test.labels),
         "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
         "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
                     "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],

@@ -56,12 +56,12 @@ def test_a_search_from_beginning_to_end_and_again_from_its_files(tmp_path, monke
     monkeypatch.setattr(train_animals, "DRAWN_TRAIN", 20)
     monkeypatch.setattr(train_animals, "DRAWN_TEST", 5)
     asked = []
-    evaluate = training.evaluate
-    monkeypatch.setattr(budget, "evaluate", lambda model, images, **stats: asked.append(len(images))
-                        or evaluate(model, images, **stats))
+    evaluate = training.Run.evaluate
+    monkeypatch.setattr(training.Run, "evaluate", lambda run, images: asked.append(len(images)) or evaluate(run, images))
     args = ["--out", str(tmp_path), "--tries", "2", "--within", "50", "--threads", "1"]
     assert budget.main(args) is None
-    assert asked == [24] * 49 + [30] * 2    # eight layers at six sparsities, and the whole; the test set at the end
+    # Held out: eight layers at six sparsities and the whole, and each of four nets; the test set at the end.
+    assert asked == [24] * (8 * 6 + 1 + 4) + [30] * 2
     text = (tmp_path / "budget.md").read_text()
     assert text in capsys.readouterr().out
     assert "96 images trained on, 24 held out, 30 in the test set" in text

@@ -44,7 +44,7 @@ def net(right, epoch_seconds, per_call, size, zeros):
 
 def made_up():
     results = {"command": "python examples/train_animals.py --seed 7",
-               "settings": {"seed": 7, "preset": "quick"},
+               "settings": {"seed": 7, "preset": "quick", "looks": [0, -2]},
                "machine": {"cpu": "abacus", "cores": 2},
                "data": {"name": "zoo.zip", "classes": CLASSES, "train": 500, "held_out": 50, "test": 3000,
                         "validation": {"photos": 300}, "left_out": ["cat/7.png: truncated"]},
@@ -141,6 +141,13 @@ def test_worse_and_slower_are_said_in_words():
     assert "larger" in sentence(results, "model file").sentence
     assert "sparse net's training time: 20.0 %" in sentence(results, "data").sentence
     assert "better, faster or smaller: nothing." in "\n".join(comparison.summary(found))
+
+
+def test_the_looks_that_an_accuracy_is_of_are_named():
+    results, _ = made_up()
+    assert "of 4 looks at each image, as it is and mirrored, moved by 0, -2 pixels" in sentence(results, "looks").sentence
+    results["settings"]["looks"] = [0]
+    assert "of 2 looks at each image, as it is and mirrored, whose" in sentence(results, "looks").sentence
 
 
 def test_times_too_close_to_call():

@@ -445,6 +445,23 @@ def test_without_numba(photos, finished, tmp_path):
         assert without[-1]["sparsity"] == with_it[-1]["sparsity"]
 
 
+def test_six_looks_are_one_look_at_moved_and_mirrored_images(tmp_path):
+    images, labels = data.drawn.draw(2, data.drawn.STYLES[0], seed=0, size=32)
+    train = data.ImageSet(images, labels, data.drawn.CLASSES, [""] * len(labels))
+    run = training.Run("net", train, train, data.channel_stats(images), training.without_zeros(TINY), 0, tmp_path / "x")
+    looks = run.looks(images)
+    np.testing.assert_allclose(run.evaluate(images), looks.mean(axis=0))
+    inside = np.arange(32)
+    moved = {0: inside, -1: np.append(inside[1:], 30), 1: np.append(1, inside[:-1])}    # reflected about the edge pixel
+    expected = []
+    for rows in moved.values():
+        view = images[:, :, rows][:, :, :, rows]
+        expected += [run.look(view), run.look(np.ascontiguousarray(view[..., ::-1]))]
+    np.testing.assert_array_equal(looks, expected)
+    np.testing.assert_array_equal(looks[0], run.look(images))
+    assert len({look.tobytes() for look in looks}) == 6
+
+
 def test_progress_counts_the_time_left_of_both_nets(monkeypatch, capsys):
     loader = type("Loader", (), {"images": np.zeros(100), "batch_size": 10, "__len__": lambda self: 10})()
     runs = [SimpleNamespace(name=name, epoch=epoch, recipe=TINY, loader=loader, model=nn.Linear(2, 2))
