@@ -168,10 +168,10 @@ def as_markdown(rows):
 def findings(results):
     """Where the sparse net is worse or slower, where better, and where nobody can tell."""
     looks = results["settings"]["looks"]
-    moved = len(looks) > 1 and f", moved by {', '.join(map(str, looks))} pixels down and to the right"
+    moved = f", moved by {', '.join(map(str, looks))} pixels down and to the right" if len(looks) > 1 else ""
     found = [Finding("looks", "", f"Accuracies are those of {2 * len(looks)} looks at each image, as it is and mirrored"
-                     f"{moved or ''}, whose scores are averaged; of one look in the learning curves and where the "
-                     "table says so.")]
+                     f"{moved}, whose scores are averaged; in the learning curves as it is and mirrored, where the "
+                     "table says one look as it is.")]
     found += [accuracy_finding(name, f"{title} ({n} images)", *both(results, *path, "accuracy"), n)
               for name, title, path, n in image_sets(results)]
     for name, title, path, _ in image_sets(results):

@@ -185,7 +185,7 @@ def answers(engine, images, normalise, batch=64):
 
 def examine(run, files, normalise, test, validation):
     """The figures of a finished net, but for its inference times; files: {how values are stored: path}."""
-    looks = run.looks(test.images)
+    looks = run.looks(test.images, run.recipe.looks)
     scores = looks.mean(axis=0)
     confusion = np.zeros((len(test.classes),) * 2, int)
     np.add.at(confusion, (test.labels, scores.argmax(axis=1)), 1)

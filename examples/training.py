@@ -31,7 +31,7 @@ class Recipe:
     l1: float = 1e-3            # see `penalty`
     shift: int = 4              # see data.Augment
     cutout: int = 8
-    looks: tuple = (0, -1, 1)   # see Run.looks
+    looks: tuple = (0, -1, 1)   # shifts of the looks at a test image, see Run.looks
     method: str = "gradual"     # see METHODS
     conv: float = 0.6           # zeros of the convolutions, and of the fully connected layers, at the end
     linear: float = 0.75
@@ -196,7 +196,7 @@ class Run:
                 progress.show(self, total, running / total, correct / total, time.perf_counter() - began)
             seconds = time.perf_counter() - began
             rows = {row.name: row.sparsity for row in sparse.summary(self.model)[-3:]}
-            held_out = accuracy(self.look(self.held_out.images), self.held_out.labels)
+            held_out = accuracy(self.looks(self.held_out.images).mean(axis=0), self.held_out.labels)
             self.epoch += 1
             self.early = self.early or copy.deepcopy(self.model.state_dict())
             self.history.append({
@@ -221,14 +221,14 @@ class Run:
         with ms.no_grad():
             return np.concatenate([self.model(ms.Tensor(x)).numpy() for x, _ in loader.epoch(0)])
 
-    def looks(self, images):
-        """Scores (looks, n, classes): the images moved by each of recipe.looks, as they are and mirrored.
+    def looks(self, images, shifts=(0,)):
+        """Scores (looks, n, classes) of the images as they are and mirrored, for each shift.
 
-        Moved down and to the right by so many pixels, borders reflected. The mean of the scores is more accurate than
-        one look; Jordan (arXiv:2404.00498) takes these six.
+        Shifted down and to the right by so many pixels, borders reflected. The mean of the scores is more accurate than
+        one look; Jordan (arXiv:2404.00498) takes six, with shifts of -1, 0 and 1.
         """
         scores = []
-        for shift in self.recipe.looks:
+        for shift in shifts:
             border, start = abs(shift), abs(shift) - shift
             view = np.pad(images, ((0, 0), (0, 0), (border, border), (border, border)), mode="reflect")
             view = view[:, :, start:start + images.shape[2], start:start + images.shape[3]]
@@ -236,8 +236,8 @@ class Run:
         return np.stack(scores)
 
     def evaluate(self, images):
-        """The mean of the scores of all looks at each image, (n, classes)."""
-        return self.looks(images).mean(axis=0)
+        """The mean of the scores of all looks that the recipe asks for, (n, classes)."""
+        return self.looks(images, self.recipe.looks).mean(axis=0)
 
     def schedule(self, points=101):
         """[step, sparsity of convolutions, of fully connected layers] over the run, as planned; [] where dense."""

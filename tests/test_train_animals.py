@@ -449,7 +449,7 @@ def test_six_looks_are_one_look_at_moved_and_mirrored_images(tmp_path):
     images, labels = data.drawn.draw(2, data.drawn.STYLES[0], seed=0, size=32)
     train = data.ImageSet(images, labels, data.drawn.CLASSES, [""] * len(labels))
     run = training.Run("net", train, train, data.channel_stats(images), training.without_zeros(TINY), 0, tmp_path / "x")
-    looks = run.looks(images)
+    looks = run.looks(images, run.recipe.looks)
     np.testing.assert_allclose(run.evaluate(images), looks.mean(axis=0))
     inside = np.arange(32)
     moved = {0: inside, -1: np.append(inside[1:], 30), 1: np.append(1, inside[:-1])}    # reflected about the edge pixel
