@@ -16,7 +16,7 @@ import numpy as np
 
 from . import dense_conv, have_numba, load
 from .pool import parallel
-from .sparse_conv import _stride, taps
+from .sparse_conv import by_block, plane_stride, tap_places, taps
 
 L1_BYTES, L2_BYTES = 24 << 10, 512 << 10    # of the caches: for the inputs of a block of channels, for a tile of sums
 COPY_BYTES = 32 << 10   # of the first-level cache for copies, which stand side by side
@@ -150,10 +150,9 @@ class DirectLayer:
             end = py * self.row + px * batch + _rounded((height - 1) * self.row + width * batch, LANES)
             self.plane = _rounded(max(numbers, end), LANES)
         else:
-            self.plane = _stride(numbers)
+            self.plane = plane_stride(numbers)
         # where each tap begins: in the plane, or in the copy that aligns it
-        ky, kx = np.divmod(np.arange(kh * kw), kw)
-        self.tap = ky * dy * self.row + (kx * dx % sx * self.phase + kx * dx // sx) * batch
+        self.tap = tap_places(geometry, self.row, self.phase, batch)
         self.shifts, copy = np.unique(self.tap % LANES, return_inverse=True) if whole else (np.zeros(0, int), 0)
         if whole:
             self.tap -= self.shifts[copy]
@@ -202,7 +201,6 @@ class DirectLayer:
         self.walk = (self.bands, rows, sy * self.row, length, wide, pitch,
                      *((wide // self.row, self.row, ho, wo * batch) if whole else (0, 0, 0, wide)))
 
-        # the order of the nonzeros, as in sparse_conv.DirectConv
         self.multiplications = self.kept * block * ho * wo * batch
         self.blocks = -(-channels // self.channels)
         # the copies of a channel stand side by side
@@ -252,24 +250,21 @@ class DirectLayer:
         """Sort the nonzeros. Until now all was about the cost."""
         kept = taps(self.pattern, self.groups)
         groups = self.outputs // self.block
-        key = kept.channel // self.channels * groups + kept.output
-        if self.blocks * groups < 1 << 16:
-            key = key.astype(np.uint16)         # which NumPy sorts ten times faster
-        order = np.argsort(key, kind="stable")
+        order, counts = by_block(kept, self.channels, self.blocks, groups)
         width = self.weight.shape[3]
         offset = self.tap[kept.ky * width + kept.kx]
         if len(self.shifts):
             offset += kept.channel % self.channels * len(self.shifts) * self.span
         else:
             offset += kept.channel * self.plane
-        self.segments = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=self.blocks * groups))])
+        self.segments = np.concatenate([[0], np.cumsum(counts)])
         blocks = self.weight.reshape(groups, self.block, -1)
         inside = kept.index % blocks.shape[2]
         self.stream = np.empty((len(order), 1 + self.block), np.int32)      # see tile.accumulate_stream
         self.stream[:, 0] = offset[order]
         self.stream[:, 1:] = blocks[kept.output, :, inside][order].view(np.int32)
         # what the groups of outputs cost together, for threads to share: the work on sums counts as some nonzeros
-        self.costs = np.cumsum(np.bincount(kept.output, minlength=groups) + 8 * self.blocks)
+        self.costs = np.cumsum(counts.sum(axis=0) + 8 * self.blocks)
         self.kernel = load("direct").convolve_layer
 
     def bind(self, x, out):

@@ -71,6 +71,28 @@ def taps(kept, groups=1):
     return Taps(index, output, channel, ky, kx)
 
 
+def tap_places(geometry, row, phase, batch):
+    """Where each tap of a kernel begins in a padded plane, (kh kw,).
+
+    The plane has rows of `row` numbers; where the stride sx is above 1, a row is split into sx phases of columns, each
+    of `phase` pixels, so that a tap meets contiguous numbers.
+    """
+    kh, kw, _, sx, _, _, dy, dx, _, _ = geometry
+    ky, kx = np.divmod(np.arange(kh * kw), kw)
+    return ky * dy * row + (kx * dx % sx * phase + kx * dx // sx) * batch
+
+
+def by_block(taps, channels, blocks, outputs):
+    """(order, counts): the order of taps by block of so many channels and then by output; how many each has.
+
+    counts: (blocks, outputs).
+    """
+    key = taps.channel // channels * outputs + taps.output
+    if blocks * outputs < 1 << 16:
+        key = key.astype(np.uint16)         # which NumPy sorts ten times faster
+    return np.argsort(key, kind="stable"), np.bincount(key, minlength=blocks * outputs).reshape(blocks, outputs)
+
+
 class DirectConv:
     """A convolution with kept weights, sorted as the direct kernels meet them, for one geometry and shape of input.
 
@@ -84,8 +106,7 @@ class DirectConv:
         channels, height, width, batch = shape
         self.geometry, self.out_shape = geometry, (outputs, ho, wo, batch)
 
-        # the padded copy: planes of hp rows of wp columns; where sx > 1 a row is split into sx phases of columns, so
-        # that a tap meets contiguous numbers
+        # the padded copy: planes of hp rows of wp columns
         self.hp = max((ho - 1) * sy + (kh - 1) * dy + 1, py + height)
         self.wp = -(-max((wo - 1) * sx + (kw - 1) * dx + 1, px + width) // sx) * sx
         self.row = self.wp * batch
@@ -100,7 +121,7 @@ class DirectConv:
             numbers = max(numbers, (kh - 1) * dy * self.row + (kw - 1) * dx * batch + self.length)
         else:
             self.runs, self.length = ho, wo * batch
-        self.plane = _stride(numbers)
+        self.plane = plane_stride(numbers)
 
         # a run of outputs in equal tiles, as long as the registers allow
         tiles = -(-self.length // (REGISTERS * LANES))
@@ -110,18 +131,13 @@ class DirectConv:
         reach = kh * (self.width + (kw - 1) * batch) * 4        # bytes that a tile reads of each channel
         block = max(L1_BYTES // reach, 3)
         blocks = -(-channels // block)
-        key = taps.channel // block * outputs + taps.output
-        if blocks * outputs < 1 << 16:
-            key = key.astype(np.uint16)         # which NumPy sorts ten times faster
-        order = np.argsort(key, kind="stable")
-        ky, kx = np.divmod(np.arange(kh * kw), kw)
-        place = ky * dy * self.row + (kx * dx % sx * (self.wp // sx) + kx * dx // sx) * batch       # of each tap
-        offset = taps.channel * np.int32(self.plane) + place.astype(np.int32)[taps.ky * kw + taps.kx]
+        order, counts = by_block(taps, block, blocks, outputs)
+        place = tap_places(geometry, self.row, self.wp // sx, batch).astype(np.int32)
+        offset = taps.channel * np.int32(self.plane) + place[taps.ky * kw + taps.kx]
         self.offset, self.index = offset[order], taps.index[order]
-        counts = np.bincount(key, minlength=blocks * outputs)
         self.segments = np.concatenate([[0], np.cumsum(counts)])
         # of each output: its nonzeros, and what it takes to begin and end a segment; for an even split among threads
-        self.costs = np.cumsum(counts.reshape(blocks, outputs).sum(axis=0) + SEGMENT_COST * blocks)
+        self.costs = np.cumsum(counts.sum(axis=0) + SEGMENT_COST * blocks)
 
     def pad(self, x):
         """x (C, H, W, N) in a zero-padded copy, flat."""
@@ -228,7 +244,7 @@ def _take(weight, index):
     return out
 
 
-def _stride(numbers):
+def plane_stride(numbers):
     """At least so many numbers, an odd count of 64-byte lines away from multiples of 4 KB: planes whose rows fell on
     the same sets of the cache would push each other out."""
     lines = -(-numbers // 16) | 1
