@@ -10,7 +10,7 @@ import numpy as np
 
 from ._jit import jit
 from .activation import gelu_of
-from .tile import LANES, accumulate, accumulate_stream, activate, activate_masked, dots, largest, largest_halved
+from .tile import LANES, accumulate, accumulate_blocks, activate, activate_masked, dots, largest, largest_halved
 
 PLAIN, RELU, GELU = 0, 1, 2     # activations that a layer may end in
 
@@ -232,11 +232,11 @@ def finish_layer(sums, rows, pitch, count, batch, ending, scale, shift, first, l
 
 
 @jit()
-def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out,
-                   plane, stride, place):
+def convolve_layer(tile, x, shifts, window, segments, offset, value, walk, batch, ending, scale, shift, first, last,
+                   sums, out, plane, stride, place):
     """A convolution, and all that `finish_layer` does, one tile of sums after the other while it is in the cache.
 
-    sums[o, h pitch + j] = sum over the nonzeros k of o of value[k] x[(band rows + h) step + t + offset[k] + j]
+    sums[o, h pitch + j] = sum over the nonzeros k of o of value[k, o % B] x[(band rows + h) step + t + offset[k] + j]
 
     for the tiles (band, t) of `walk` = (bands, rows, step, length, width, pitch, whole, row, total, count): `bands`
     times `rows` rows of `length` numbers, in tiles of `width` numbers; the last one overlaps the one before it.
@@ -248,8 +248,8 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
 
     copy[(c len(shifts) + i) span + j] = x[t + (b channels + c) plane + shifts[i] + j], 0 <= j < span.
 
-    x, out: flat; tile: nested tuples (B, H, R) and stream: the nonzeros, see tile.accumulate_stream; segments: of
-    groups of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
+    x, out: flat; tile: nested tuples (B, H, R), offset and value: of the nonzeros, see tile.accumulate_blocks;
+    segments: of groups of B outputs, first <= group < last; sums: (O, rows pitch), to work in.
     """
     bands, rows, step, length, width, pitch, whole, row, total, count = walk
     channels, depth, x_plane, span = window
@@ -282,7 +282,7 @@ def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, endin
                     target = sums.ctypes.data + 4 * g * block * size
                     for h in range(0, rows if begin < end or b == 0 else 0, height):
                         for j in range(0, pitch, registers):
-                            accumulate_stream(tile, base + 4 * (h * step + j), step, stream.ctypes.data, begin, end,
+                            accumulate_blocks(tile, base + 4 * (h * step + j), step, offset, value, begin, end,
                                               target + 4 * (h * pitch + j), pitch, size, b == 0)
                     if b < blocks - 1:
                         continue

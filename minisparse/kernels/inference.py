@@ -186,7 +186,7 @@ class DirectLayer:
                 pieces = self.bands * -(-length // wide)
                 tiles = pieces * (rows // lines) * -(-wide // (registers * LANES))
                 visits = tiles * -(-channels // several) * len(self.pattern)
-                arrival = 4 * (1 + block) / STREAM_BYTES
+                arrival = (2 + 4 * block) / STREAM_BYTES
                 products = self.kept * max(tiles * self._cycles(block, lines * registers), arrival)
                 cycles = products + visits * tile / 2
                 weighed = products      # long rows have longer visits, which do not matter
@@ -260,9 +260,9 @@ class DirectLayer:
         self.segments = np.concatenate([[0], np.cumsum(counts)])
         blocks = self.weight.reshape(groups, self.block, -1)
         inside = kept.index % blocks.shape[2]
-        self.stream = np.empty((len(order), 1 + self.block), np.int32)      # see tile.accumulate_stream
-        self.stream[:, 0] = offset[order]
-        self.stream[:, 1:] = blocks[kept.output, :, inside][order].view(np.int32)
+        # what is short arrives sooner from the memory
+        self.offset = offset[order].astype(np.uint16 if offset.max(initial=0) < 1 << 16 else np.int32)
+        self.value = blocks[kept.output, :, inside][order]
         # what the groups of outputs cost together, for threads to share: the work on sums counts as some nonzeros
         self.costs = np.cumsum(counts.sum(axis=0) + 8 * self.blocks)
         self.kernel = load("direct").convolve_layer
@@ -275,9 +275,9 @@ class DirectLayer:
         costs = self.costs if self.cycles > 4 * WORTH else None     # shares by cost take some time themselves
 
         def work(first, last):
-            self.kernel(self.tile, padded.flat, self.shifts, self.window, self.segments, self.stream, self.walk,
-                        self.shape[3], ending.code, ending.scale, ending.shift, first, last, sums, out.flat, out.plane,
-                        out.row, out.start)
+            self.kernel(self.tile, padded.flat, self.shifts, self.window, self.segments, self.offset, self.value,
+                        self.walk, self.shape[3], ending.code, ending.scale, ending.shift, first, last, sums, out.flat,
+                        out.plane, out.row, out.start)
 
         share = _shared(work, count, self.cycles, costs)
         if padded is x:

@@ -287,13 +287,13 @@ def _put(values, out, at, stride):
     out[at + np.arange(rows)[:, None] * stride + np.arange(count)] = values
 
 
-def convolve_layer(tile, x, shifts, window, segments, stream, walk, batch, ending, scale, shift, first, last, sums, out,
-                   plane, stride, place):
+def convolve_layer(tile, x, shifts, window, segments, offset, value, walk, batch, ending, scale, shift, first, last,
+                   sums, out, plane, stride, place):
     """A convolution, and all that `finish_layer` does. Here: whole rows, the run of x of every nonzero gathered."""
     bands, rows, step, length, _, _, whole, row, total, count = walk
     block = len(tile)
     groups = len(sums) // block
-    offset, value = stream.reshape(-1, block + 1)[:, 0], stream.reshape(-1, block + 1)[:, 1:].view(np.float32)
+    offset = offset.astype(np.int64)
     section, group = np.divmod(np.repeat(np.arange(len(segments) - 1), np.diff(segments)), groups)
     if len(shifts):     # the place in x rather than in a copy of it
         channels, _, x_plane, span = window

@@ -120,22 +120,24 @@ def accumulate(typing_context, tile, x, offset, value, first, last, out):
 
 
 @intrinsic
-def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pitch, block, fresh):
+def accumulate_blocks(typing_context, tile, x, row, offset, value, first, last, out, pitch, block, fresh):
     """out[b, h, j] += sum over first <= k < last of value[k, b] x[offset[k] + h row + j], for (b, h, j) in a tile.
 
-    tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs. stream: address of the
-    nonzeros, for each its offset (int32) and then its B values. x, out: addresses of float32 numbers; out[b, h] begins
-    at out + b block + h pitch. fresh (bool): the sums begin at 0, whatever stands there.
+    tile: nested tuples of B, H and R numbers, for j < R LANES. One load of x serves B outputs. offset (K,): uint16 or
+    int32, value (K, B): float32, arrays. x, out: addresses of float32 numbers; out[b, h] begins at out + b block +
+    h pitch. fresh (bool): the sums begin at 0, whatever stands there.
     """
     blocks, rows, registers = tile.count, tile.dtype.count, tile.dtype.dtype.count
     places = [(b, h, r) for b in range(blocks) for h in range(rows) for r in range(registers)]
     # a multiply-add has to wait for the one before it on the same sum: few sums are doubled, and added up at the end
     copies = -(-8 // len(places))
-    group = 64 // (4 * (blocks + 1))        # nonzeros of a cache line
+    group = 16 // blocks            # nonzeros whose values fill a cache line
 
     def generate(context, builder, signature, arguments):
-        x, stream, out = (_pointer(builder, arguments[i], kind) for i, kind in ((1, f32), (3, i32), (6, f32)))
-        row, first, last, pitch, block, fresh = (arguments[i] for i in (2, 4, 5, 7, 8, 9))
+        x, out = (_pointer(builder, arguments[i], f32) for i in (1, 7))
+        row, first, last, pitch, block, fresh = (arguments[i] for i in (2, 5, 6, 8, 9, 10))
+        offset, value = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (3, 4))
+        extend = builder.sext if signature.args[3].dtype.signed else builder.zext
 
         def number(n):
             return ir.Constant(i64, n)
@@ -146,11 +148,10 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
 
         def nonzero(k):
             """Its offset, and its values in all lanes."""
-            entry = builder.gep(stream, [builder.mul(k, number(blocks + 1))])
-            values = builder.bitcast(entry, f32.as_pointer())
+            values = builder.gep(value, [builder.mul(k, number(blocks))])
             # each value is loaded from memory into all lanes: only multiply-adds then need the arithmetic ports
-            return (builder.sext(builder.load(entry), i64),
-                    [_broadcast(builder, builder.load(builder.gep(values, [number(b + 1)]))) for b in range(blocks)])
+            return (extend(builder.load(builder.gep(offset, [k])), i64),
+                    [_broadcast(builder, builder.load(builder.gep(values, [number(b)]))) for b in range(blocks)])
 
         def add_products(k, sums):
             at, factors = nonzero(k)
@@ -164,7 +165,8 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
 
         def several(i, sums):
             k, sums = builder.add(first, builder.mul(i, number(group))), list(sums)
-            _prefetch(builder, stream, builder.mul(k, number(blocks + 1)))
+            _prefetch(builder, value, builder.mul(k, number(blocks)))
+            _prefetch(builder, offset, k)
             for c in range(group):
                 part = slice(c % copies * n, (c % copies + 1) * n)
                 sums[part] = add_products(builder.add(k, number(c)), sums[part])
@@ -177,7 +179,7 @@ def accumulate_stream(typing_context, tile, x, row, stream, first, last, out, pi
         for s, target in zip(_loop(builder, first, last, sums, add_products), targets):
             _store(builder, s, *target)
         return context.get_dummy_value()
-    return types.void(tile, *[types.intp] * 8, types.boolean), generate
+    return types.void(tile, types.intp, types.intp, offset, value, *[types.intp] * 5, types.boolean), generate
 
 
 def _totals(builder, vectors):
