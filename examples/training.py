@@ -171,6 +171,9 @@ class Run:
                 scores = self.model(ms.Tensor(x))
                 loss = self.loss(scores, ms.Tensor(y))
                 value = loss.item()     # without the penalty: comparable between the nets
+                if not np.isfinite(value):
+                    raise RunError(f"{self.name}: the loss is {value} in epoch {self.epoch + 1}.\n"
+                                   "Lower the learning rate (lr of the preset).")
                 if self.recipe.l1:
                     loss = loss + self.penalty()
                 self.model.zero_grad()
@@ -187,9 +190,6 @@ class Run:
                 if steps % 10 == 0:
                     self.losses.append([self.epoch * len(self.loader) + steps, recent / 10])
                     recent = 0.0
-                if not np.isfinite(value):
-                    raise RunError(f"{self.name}: the loss is {value} in epoch {self.epoch + 1}.\n"
-                                   "Lower the learning rate (lr of the preset).")
                 total += len(y)
                 correct += int(np.sum(scores.data.argmax(axis=1) == y))
                 running += value * len(y)

@@ -268,7 +268,11 @@ def test_mask_zeroes_weights_and_gradients():
     assert not layer.weight.data[~keep].any() and layer.weight.data[keep].all()
 
     layer.weight.set_mask(Tensor(np.asfortranarray(keep.astype(np.float32))))
+    assert layer.weight.mask is mask            # an equal mask is no new one
+    layer.weight.set_mask(Tensor(np.asfortranarray(~keep).astype(np.float32)))
     assert layer.weight.mask is not mask and layer.weight.mask.flags.c_contiguous
+    layer.weight.set_mask(mask)
+    assert layer.weight.mask is mask            # nor is one that cannot change copied
     nn.init.ones_(layer.weight)
     np.testing.assert_array_equal(layer.weight.data, keep)
     layer.weight.set_mask(None)

@@ -236,12 +236,16 @@ class Module:
     def state_dict(self):
         """{dotted name: Tensor}: parameters and persistent buffers, sharing memory with the module.
 
-        A masked parameter "conv.weight" is followed by "conv.weight_mask", a bool tensor.
+        A masked parameter "conv.weight" is followed by "conv.weight_mask", a bool tensor. ValueError where something
+        else has that name.
         """
-        state = collections.OrderedDict()
-        for name, tensor in self._named_state():
+        state, own = collections.OrderedDict(), dict(self._named_state())
+        for name, tensor in own.items():
             state[name] = tensor.detach()
             if getattr(tensor, "mask", None) is not None:
+                if name + "_mask" in own:
+                    raise ValueError(f"state_dict: {name + '_mask'!r} is the name of the mask of {name!r}, and of "
+                                     "something else in the module: call that otherwise")
                 state[name + "_mask"] = Tensor(tensor.mask)
         return state
 

@@ -7,7 +7,7 @@ from ..tensor import Tensor, no_grad
 
 
 def as_mask(mask, shape):
-    """mask as a new read-only C-contiguous bool array.
+    """mask as a read-only C-contiguous bool array: a copy, unless it is one already.
 
     ValueError unless it has `shape` and holds bools, or 0 and 1.
     """
@@ -18,8 +18,9 @@ def as_mask(mask, shape):
         wrong = (mask != 0) & (mask != 1)
         if wrong.any():
             raise ValueError(f"a mask holds bools or 0 and 1, this one has {mask[wrong][0]}")
-    mask = np.array(mask, dtype=bool, order="C")
-    mask.setflags(write=False)
+    if mask.dtype != bool or mask.flags.writeable or mask.base is not None or not mask.flags.c_contiguous:
+        mask = np.array(mask, dtype=bool, order="C")
+        mask.setflags(write=False)
     return mask
 
 
@@ -33,7 +34,8 @@ class Parameter(Tensor):
     """A tensor that its Module trains: it requires grad, and may carry a mask of the weights that are kept.
 
     data: a Tensor or an array, whose memory is shared. Under a mask the pruned weights are exactly 0.0, and
-    so is their gradient. With `keep_dense_grad = True` the gradient before masking is kept as well, in the
+    so is their gradient; a change through a view (weight[0], weight.detach(), weight.data) knows of no mask, and wants
+    apply_mask() after it. With `keep_dense_grad = True` the gradient before masking is kept as well, in the
     array `dense_grad`; like `grad` it adds up, and starts anew once `grad` is None. `plans` belongs to the
     kernels: what they have prepared for this mask.
     """
@@ -58,10 +60,12 @@ class Parameter(Tensor):
     def set_mask(self, mask):
         """Keep the weights where mask is True, zero the others (and their gradient); None lifts the mask.
 
-        mask: bool or 0/1, of the parameter's shape; it is copied. ValueError otherwise.
+        mask: bool or 0/1, of the parameter's shape. ValueError otherwise. One that is equal to the mask
+        there is changes nothing: `mask` stays the same object, and optimizers see no weight go or return.
         """
-        self._mask = None if mask is None else as_mask(mask, self.shape)
-        self.plans = {}
+        mask = None if mask is None else as_mask(mask, self.shape)
+        if mask is None or self._mask is None or not np.array_equal(mask, self._mask):
+            self._mask, self.plans = mask, {}
         self.apply_mask()
         if self._mask is not None and self.grad is not None:
             self.grad = Tensor(self._kept(self.grad.data))
@@ -94,6 +98,8 @@ class Parameter(Tensor):
     def __deepcopy__(self, memo):
         out = super().__deepcopy__(memo)
         out._mask = self._mask      # read-only, so it can be shared
+        if self._mask is not None:
+            memo[id(self._mask)] = self._mask       # by a copy of the optimizer too: it knows masks by identity
         out.plans = {}
         out.keep_dense_grad = self.keep_dense_grad
         out.dense_grad = None if self.dense_grad is None else np.copy(self.dense_grad)

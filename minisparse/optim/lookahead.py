@@ -1,4 +1,6 @@
 """Lookahead (Zhang, Lucas, Hinton and Ba, arXiv:1907.08610): k steps forward, one step back."""
+import numbers
+
 import numpy as np
 
 from ..tensor import no_grad
@@ -17,11 +19,16 @@ class Lookahead:
     """
 
     def __init__(self, optimizer, k=5, alpha=0.5):
-        if k < 1 or not 0 < alpha <= 1:
-            raise ValueError(f"Lookahead: k must be at least 1 and alpha in (0, 1], got k={k}, alpha={alpha}")
+        self._check(k, alpha)
         self.optimizer, self.k, self.alpha = optimizer, k, alpha
         self.steps = 0
-        self.slow = None            # until the first step: the weights may still be loaded or set
+        self.slow, self.masks = None, []        # until the first step: the weights may still be loaded or set
+
+    @staticmethod
+    def _check(k, alpha):
+        if not isinstance(k, numbers.Integral) or k < 1 or not 0 < alpha <= 1:
+            raise ValueError(f"Lookahead: k must be a whole number, at least 1, and alpha in (0, 1], got k={k}, "
+                             f"alpha={alpha}")
 
     def _fast(self):
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -32,8 +39,10 @@ class Lookahead:
     @no_grad()
     def step(self):
         """A step of the optimizer; after every k-th one the average."""
-        if self.slow is None:
-            self.slow, self.masks = [p.data.copy() for p in self._fast()], self._masks()
+        known = 0 if self.slow is None else len(self.slow)
+        new = self._fast()[known:]      # all, or those of a group that was added
+        self.slow = (self.slow or []) + [p.data.copy() for p in new]
+        self.masks = self.masks + [getattr(p, "mask", None) for p in new]
         self._follow_masks()
         self.optimizer.step()
         self.steps += 1
@@ -57,14 +66,24 @@ class Lookahead:
     def state_dict(self):
         if self.slow is not None:
             self._follow_masks()        # what is loaded knows no mask before
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "slow": self.slow}
+        return {"optimizer": self.optimizer.state_dict(), "k": self.k, "alpha": self.alpha, "steps": self.steps,
+                "slow": self.slow}
 
     def load_state_dict(self, state_dict):
-        """Take over state (copied). ValueError if it does not fit."""
-        slow = state_dict["slow"]
+        """Take over state and options (copied). ValueError if they do not fit: nothing has changed then."""
+        keys = {"optimizer", "k", "alpha", "steps", "slow"}
+        if set(state_dict) != keys:
+            raise ValueError(f"Lookahead.load_state_dict: a state has {sorted(keys)}, got {sorted(state_dict)}")
+        self._check(state_dict["k"], state_dict["alpha"])
+        steps, slow = state_dict["steps"], state_dict["slow"]
+        if not isinstance(steps, numbers.Integral) or steps < 0:
+            raise ValueError(f"Lookahead.load_state_dict: steps must be a whole number, at least 0, got {steps!r}")
         if slow is not None:
-            slow = [np.array(getattr(value, "data", value)) for value in slow]
-        if slow is not None and [value.shape for value in slow] != [tuple(p.shape) for p in self._fast()]:
-            raise ValueError("Lookahead.load_state_dict: the slow weights have other shapes than the parameters")
+            fast = self._fast()
+            slow = [np.asarray(getattr(value, "data", value)) for value in slow]
+            if [value.shape for value in slow] != [tuple(p.shape) for p in fast]:
+                raise ValueError("Lookahead.load_state_dict: the slow weights have other shapes than the parameters")
+            slow = [np.array(value, p.dtype) for value, p in zip(slow, fast)]
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.slow, self.masks, self.steps = slow, self._masks(), state_dict["steps"]
+        self.k, self.alpha, self.steps = state_dict["k"], state_dict["alpha"], int(steps)
+        self.slow, self.masks = slow, [] if slow is None else self._masks()

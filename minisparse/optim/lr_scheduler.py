@@ -5,7 +5,12 @@ batch for OneCycleLR), goes on to the next. Save the optimizer with it: the curr
 """
 import math
 
+from ..ops import LeftOut
 from .optimizer import Optimizer
+
+
+def __getattr__(name):
+    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _groups(optimizer):
@@ -130,7 +135,7 @@ class ExponentialLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
-        factor = self.gamma if self.last_epoch > 0 else 1
+        factor = self.gamma if hasattr(self, "_last_lr") else 1     # when it is made, it goes on from the rate there is
         return [group["lr"] * factor for group in self.optimizer.param_groups]
 
 

@@ -96,14 +96,14 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
+                raise ValueError(f"the gradient is {p.grad.dtype} {p.grad.shape}, its parameter {p.dtype} {p.shape}")
         for group in self.param_groups:
             for p in group["params"]:
                 self._follow_mask(p)
                 if p.grad is None:
                     continue
-                if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
-                    raise ValueError(f"the gradient is {p.grad.dtype} {p.grad.shape}, "
-                                     f"its parameter {p.dtype} {p.shape}")
                 p.change()
                 weight = np.asarray(p.data, order="C")
                 self.update(weight, np.asarray(p.grad.data, order="C"), self.state[p], group)

@@ -92,20 +92,24 @@ def expected_l0(model):
     """The expected number of weights that are not zero: the sum over gates of |g| P(z_g != 0), section 2.4.
 
     model: a Module with L0Linear and L0Conv2d layers, or one of these layers. |g| is the number of weights
-    under gate g; biases are not counted. A scalar with a gradient. The paper's loss for N examples is
+    under gate g that no mask prunes; biases are not counted. A scalar with a gradient. The paper's loss for N examples is
 
         cross_entropy(model(x), y) + strength / N * expected_l0(model) + weight_decay * expected_l2(model)
 
     and a strength for each layer is a sum of `strength / N * expected_l0(layer)`.
     """
     layers = _gated(model, "expected_l0")
-    sizes = [layer.weight.numel() / layer.gate.log_alpha.numel() for layer in layers]
+    sizes = []
+    for layer in layers:
+        log_alpha, mask = layer.gate.log_alpha, getattr(layer.weight, "mask", None)
+        kept = np.ones(layer.weight.shape) if mask is None else mask
+        sizes.append(unbroadcast(kept.astype(log_alpha.dtype), log_alpha.shape))
     opens = [layer.gate.open_probability() for layer in layers]
 
     def vjp(g):
         gradients = tuple(g * size * p * (1 - p) for size, p in zip(sizes, opens))
         return gradients if len(layers) > 1 else gradients[0]
-    value = sum(size * p.sum() for size, p in zip(sizes, opens))
+    value = sum((size * p).sum() for size, p in zip(sizes, opens))
     return Tensor.from_op("expected_l0", value, (tuple(layer.gate.log_alpha for layer in layers), vjp))
 
 

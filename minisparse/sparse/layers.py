@@ -27,7 +27,10 @@ class _Masked:
             # A weight that is kept and 0 goes before one that is pruned. Those return at random places, always the same
             # ones: in the order of their indices the first units would get them all.
             scores = np.where(self.weight.mask, scores, -1 - np.random.default_rng(0).random(scores.shape))
-        self.weight.set_mask(topk_mask(scores, sparsity))
+        mask = topk_mask(scores, sparsity)
+        if not mask.any():
+            raise ValueError(f"{type(self).__name__}: none of its {mask.size} weights is kept at sparsity {sparsity}")
+        self.weight.set_mask(mask)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, sparsity={self.sparsity:.4g}"

@@ -77,13 +77,16 @@ class Pruner:
     # --- in the training loop -----------------------------------------------------------------------------
     def step(self):
         """Count one step, and renew the masks where they are due. Call it after each optimizer.step()."""
+        before = self.steps, self.sums
         self.steps += 1
-        if getattr(self.score, "summed", False) and self.steps <= self.schedule.end:
-            for name in self.weights:
-                with self._about(name):
-                    self.sums[name] = self.sums.get(name, 0) + self.evaluate(self.score, name)
-        if self.schedule.due(self.steps):
-            self.update()
+        try:
+            if getattr(self.score, "summed", False) and self.steps <= self.schedule.end:
+                self.sums = {name: self._summed(name) for name in self.weights}
+            if self.schedule.due(self.steps):
+                self.update()
+        except ValueError:
+            self.steps, self.sums = before      # the step can be repeated
+            raise
         if self.steps == self.schedule.end and self.schedule.shortfall():
             warnings.warn(f"pruner: {self.schedule.shortfall()}", stacklevel=2)
         self._ask_for_gradients()
@@ -91,7 +94,8 @@ class Pruner:
     def report(self, accuracy):
         """Tell the schedule the accuracy on validation data after the latest step. Reactive listens."""
         self.schedule.observe(self.steps, accuracy)
-        self._ask_for_gradients()
+        for weight in self.weights.values():
+            weight.keep_dense_grad = self._wants_gradients()
 
     # --- the masks ----------------------------------------------------------------------------------------
     def update(self):
@@ -121,6 +125,10 @@ class Pruner:
         scores = self.sums[name] if name in self.sums else self.evaluate(self.score, name)
         mask = self.weights[name].mask
         return scores if mask is None else np.where(mask, scores, -np.inf)
+
+    def _summed(self, name):
+        with self._about(name):
+            return self.sums.get(name, 0) + self.evaluate(self.score, name)
 
     def evaluate(self, score, name):
         """score(weight, and what it needs) for one layer."""
@@ -160,12 +168,15 @@ class Pruner:
         raise ValueError("there is no gradient of all its weights: call backward() before, and leave "
                          "frozen layers out (None)")
 
+    def _wants_gradients(self):
+        """Whether the next step uses gradients of pruned weights."""
+        summing = getattr(self.score, "summed", False) and self.steps < self.schedule.end
+        return self.needs_gradient() and (summing or self.schedule.due(self.steps + 1))
+
     def _ask_for_gradients(self):
         """Have the next backward keep gradients of pruned weights if the next step uses them, else not."""
-        summing = getattr(self.score, "summed", False) and self.steps < self.schedule.end
-        wanted = self.needs_gradient() and (summing or self.schedule.due(self.steps + 1))
         for weight in self.weights.values():
-            weight.keep_dense_grad, weight.dense_grad = wanted, None
+            weight.keep_dense_grad, weight.dense_grad = self._wants_gradients(), None
 
     # --- saving and showing -------------------------------------------------------------------------------
     def sparsity(self):
@@ -180,6 +191,8 @@ class Pruner:
     def load_state_dict(self, state):
         """Go on from a state_dict. Make the pruner first, then load its state and the model's own.
 
+        A pruner that prunes by gradients at step 0 can only be made after a backward(), here too.
+
         ValueError, and nothing has changed, where the state is not that of such a pruner.
         """
         keys = {"steps", "seed", "sums", "schedule"}
@@ -189,6 +202,8 @@ class Pruner:
             if not isinstance(state[key], numbers.Integral) or state[key] < 0:
                 raise ValueError(f"pruner: the state's {key!r} must be a whole number, at least 0, "
                                  f"got {state[key]!r}")
+        if not isinstance(state["sums"], dict):
+            raise ValueError(f"pruner: the state's 'sums' must be a dict, got {state['sums']!r}")
         for name, sums in state["sums"].items():
             if name not in self.weights or np.shape(sums) != self.weights[name].shape:
                 raise ValueError(f"pruner: the state has scores of shape {np.shape(sums)} for {name!r}, "

@@ -76,6 +76,8 @@ class Constant(Schedule):
 class Gradual(Constant):
     """From `initial` sparsity at `start` to the final one at `end`; subclasses say what remains on the way.
 
+    A layer that is to end below `initial` begins with its final sparsity.
+
     ValueError here and above: steps that are not whole numbers, a start before 0, an end before the start (or
     at it, where there is a way to go), every < 1, an initial sparsity outside [0, 1).
     """
@@ -91,7 +93,7 @@ class Gradual(Constant):
         if step < self.start:
             return 0.0
         way = min((step - self.start) / (self.end - self.start), 1.0)
-        return final + (self.initial - final) * self.remaining(way)
+        return final + (min(self.initial, final) - final) * self.remaining(way)
 
 
 class Cubic(Gradual):

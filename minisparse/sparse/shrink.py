@@ -18,6 +18,7 @@ POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
 PASSING = (nn.Dropout, nn.Identity, nn.Flatten, nn.MaxPool2d, nn.AdaptiveAvgPool2d)     # a constant stays
 MIXING = (nn.LayerNorm, nn.Softmax, nn.LogSoftmax)  # what comes out depends on how many units there are
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)
 
 
 @no_grad()
@@ -37,8 +38,10 @@ def shrink(model):
 
     The parameters are new. An optimizer goes on with the ones it has, so make a new one to train further.
 
+    A Linear is taken to see rows (N, features): what it makes of images is no unit of the next layer.
+
     TypeError: a module with a forward() of its own. NotImplementedError: groups, a module that comes twice,
-    flatten of other dimensions. ValueError: layers whose sizes do not fit.
+    flatten of other dimensions, a Linear before layers of images. ValueError: layers whose sizes do not fit.
     """
     stages, new = [], {}
     for name, layer in _leaves(model, "model"):
@@ -99,6 +102,9 @@ class _Stage:
         varies = self.weight.reshape(self.units, -1).any(axis=1)
         value = np.where(varies, np.nan, self.bias)
         for name, layer in self.followers:
+            if type(layer) in OF_IMAGES and not self.is_conv:
+                raise NotImplementedError(f"shrink: {name}, a {type(layer).__name__}, reads what {self.name}, a Linear, "
+                                          "makes")
             if type(layer) in POINTWISE:
                 value = layer(Tensor(value)).data
             elif type(layer) in NORMS:
@@ -124,6 +130,8 @@ class _Stage:
     def fold(self, before):
         """Add the inputs that are constant to the bias, and stop reading them."""
         flat = any(type(layer) is nn.Flatten for _, layer in before.followers)
+        if self.is_conv and not before.is_conv:
+            raise NotImplementedError(f"shrink: {self.name}, a convolution, reads what {before.name}, a Linear, makes")
         if before.is_conv and not self.is_conv and not flat:
             raise NotImplementedError(f"shrink: there is no Flatten between {before.name} and {self.name}")
         value = before.widen(before.constants(), self.name, self.inputs)
