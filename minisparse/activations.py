@@ -40,7 +40,10 @@ def _activation(name, x, function, derivative):
 
 def relu(x):
     """max(x, 0); derivative 0 at 0."""
-    return _activation("relu", x, lambda a: np.maximum(a, 0), lambda a: a > 0)
+    _floating("relu", x)
+    # the way back is no product: 0 times an infinite gradient is no number
+    return Tensor.from_op("relu", pointwise(lambda a, out: np.maximum(a, 0, out=out), x.data),
+                          (x, lambda g: pointwise(lambda a, b, out: np.copyto(out, np.where(a > 0, b, 0)), x.data, g)))
 
 
 def leaky_relu(x, negative_slope=0.01):

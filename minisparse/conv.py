@@ -46,12 +46,12 @@ def _geometry(name, x, kernel, stride, padding, dilation=(1, 1), ceil_mode=False
             raise ValueError(f"{name}: kernel_size {kernel}, stride {stride} and dilation {dilation} must be "
                              f"positive, padding {padding} not negative")
         span = n + 2 * p - d * (k - 1) - 1
-        if span < 0:
-            raise ValueError(f"{name}: kernel {kernel} with dilation {dilation} is larger than the padded image "
-                             f"(x shape {x.shape}, padding {padding})")
         size = span // s + 1
         if ceil_mode and span % s and size * s < n + p:     # the last window must begin inside the image
             size += 1
+        if size < 1:
+            raise ValueError(f"{name}: kernel {kernel} with dilation {dilation} is larger than the padded image "
+                             f"(x shape {x.shape}, padding {padding})")
         sizes.append(size)
     return (*kernel, *stride, *padding, *dilation, *sizes)
 

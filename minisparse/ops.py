@@ -86,7 +86,8 @@ def promote(*operands, floating=False):
     dtype = result_type(*operands)
     if floating and dtype.kind != "f":
         dtype = np.dtype(np.float32)
-    return [cast(x, dtype) if isinstance(x, Tensor) else Tensor(np.asarray(x, dtype)) for x in operands]
+    # a number that an integer dtype does not hold wraps round, as in torch
+    return [cast(x, dtype) if isinstance(x, Tensor) else Tensor(np.asarray(x).astype(dtype)) for x in operands]
 
 
 def unbroadcast(g, shape):
@@ -202,7 +203,8 @@ def extremum(name, f):
         y = f(a.data, b.data)
 
         def share(g, x):
-            return unbroadcast(np.where(a.data == b.data, g / 2, g * (x.data == y)), x.shape)
+            whole = np.where(x.data == y, g, g.dtype.type(0))     # not a product: 0 times an infinite g is no number
+            return unbroadcast(np.where(a.data == b.data, g / 2, whole), x.shape)
         return Tensor.from_op(name, y, (a, lambda g: share(g, a)), (b, lambda g: share(g, b)))
     return named(name, function, f"The {name} of a and b, elementwise; where they tie, each gets half of g.")
 
@@ -224,8 +226,8 @@ def clamp(a, min=None, max=None):
         y = limit(y, bound.data)
 
     def vjp(bound, beyond):
-        return lambda g: unbroadcast(g * beyond(a.data, bound.data), bound.shape)
-    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(g * (y == a.data), a.shape)),
+        return lambda g: unbroadcast(np.where(beyond(a.data, bound.data), g, g.dtype.type(0)), bound.shape)
+    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(np.where(y == a.data, g, g.dtype.type(0)), a.shape)),
                           *((bound, vjp(bound, beyond)) for bound, (_, _, beyond) in zip(bounds, sides)))
 
 
@@ -348,7 +350,8 @@ def in_place(function):
 
 def augmented(function):
     """a += b and the like: in place, as in torch; but where the step must be recorded a is bound to a new
-    tensor, because a record may need the value that was there."""
+    tensor, because a record may need the value that was there. Another name of the old one, or a view, does not follow
+    then: write a + b where there is one."""
     change = in_place(function)
 
     def assign(a, b):

@@ -117,7 +117,7 @@ amin, min, argmin = largest("min", np.min, np.argmin, minimum)
 @method
 def prod(a, dim=None, keepdim=False):
     """The product over one dimension, or over all."""
-    y = a.data.prod(axis=dim, keepdims=True)
+    y = a.data.prod(axis=dim, keepdims=True, dtype=wide(a.dtype))
 
     def vjp(g):     # the product of those before and of those after each factor: nothing divides by zero
         x = a.data.reshape(1, -1) if dim is None else np.moveaxis(a.data, dim, -1)

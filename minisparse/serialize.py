@@ -64,6 +64,9 @@ def save_file(tensors, path, metadata=None):
         end += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"save_file: names, shapes and metadata take {len(text)} bytes; at most {MAX_HEADER} "
+                         "can be read")
     write_atomically(path, len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays.values()))
 
 

@@ -228,11 +228,12 @@ def pad(a, pad, mode="constant", value=0):
     if len(pad) % 2 or len(pad) > 2 * a.ndim:
         raise RuntimeError(f"pad: pairs of numbers for at most {a.ndim} dimensions, got {pad}")
     pairs = [(0, 0)] * (a.ndim - len(pad) // 2) + list(zip(pad[-2::-2], pad[::-2]))
-    if mode == "constant":
+    if np.min(pairs, initial=0) < 0:
         a = a[tuple(slice(max(-left, 0), n - max(-right, 0)) for (left, right), n in zip(pairs, a.shape))]
-        pairs = np.maximum(pairs, 0)
+        pairs = np.maximum(pairs, 0).tolist()
+    if mode == "constant":
         inner = tuple(slice(left, left + n) for (left, _), n in zip(pairs, a.shape))
-        out = np.full_like(a.data, value, shape=pairs.sum(axis=1) + a.shape)
+        out = np.full_like(a.data, value, shape=np.sum(pairs, axis=1) + a.shape)
         out[inner] = a.data
         return Tensor.from_op("pad", out, (a, lambda g: g[inner]))
     modes = {"reflect": ("reflect", 1), "replicate": ("edge", -np.inf), "circular": ("wrap", 0)}
@@ -252,7 +253,7 @@ def index_key(key):
     """(numpy's key for torch's, whether it may name one element twice)."""
     parts = key if isinstance(key, tuple) else (key,)
     # index arrays are copied, so that a later change of them cannot make the gradient wrong
-    parts = [np.array(x) if isinstance(x, (Tensor, np.ndarray, list)) else x for x in parts]
+    parts = [np.array(x) if isinstance(x, (Tensor, np.ndarray, list, tuple, range)) else x for x in parts]
     for x in parts:
         if isinstance(x, slice) and x.step is not None and x.step < 1:
             raise ValueError(f"slices with step {x.step} are not supported; use flip")
@@ -317,12 +318,19 @@ def gather(a, dim, index):
     return take("gather", a, mesh("gather", a, dim, index), repeats=True)
 
 
+def source(name, src, index):
+    """The part of src that the index speaks of."""
+    if src.ndim != index.ndim or any(n > m for n, m in zip(index.shape, src.shape)):
+        raise RuntimeError(f"{name}: the index has shape {index.shape}, src only {src.shape}")
+    return src[tuple(slice(n) for n in index.shape)]
+
+
 @method
 def scatter(a, dim, index, src):
     """A copy of a with out[i, index[i, j]] = src[i, j] for dim = 1; src is a tensor or a number."""
     key = mesh("scatter", a, dim, index)
     _, src = promote(a, src)
-    src = src[tuple(slice(n) for n in index.shape)] if src.ndim else expand(src, index.shape)
+    src = source("scatter", src, index) if src.ndim else expand(src, index.shape)
     out = np.copy(a.data)
     out[key] = src.data
 
@@ -337,7 +345,7 @@ def scatter(a, dim, index, src):
 def scatter_add(a, dim, index, src):
     """A copy of a with src[i, j] added to out[i, index[i, j]] for dim = 1."""
     key = mesh("scatter_add", a, dim, index)
-    src = src[tuple(slice(n) for n in index.shape)]
+    src = source("scatter_add", src, index)
     out = np.copy(a.data)
     np.add.at(out, key, src.data)
     return Tensor.from_op("scatter_add", out, (a, lambda g: g), (src, lambda g: g[key]))
@@ -346,13 +354,14 @@ def scatter_add(a, dim, index, src):
 @method
 def index_select(a, dim, index):
     """The slices at index (a vector of integers) along dim."""
+    index = np.atleast_1d(index.data if isinstance(index, Tensor) else index)
     return a[(slice(None),) * position(dim, a.ndim, "index_select") + (index,)]
 
 
 @method
 def masked_fill(a, mask, value):
     """a with `value` where the bool mask holds."""
-    value = cast(value, a.dtype) if isinstance(value, Tensor) else value
+    value = cast(value, a.dtype) if isinstance(value, Tensor) else Tensor(np.asarray(value).astype(a.dtype))
     return where(mask, value, a)
 
 

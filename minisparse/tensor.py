@@ -7,6 +7,7 @@ vector-Jacobian product (vjp) for each input. There are no higher-order gradient
 import contextlib
 import heapq
 import itertools
+import operator
 import threading
 import weakref
 
@@ -112,15 +113,15 @@ class Tensor:
     `data` shares memory with whatever array is passed in. Integer and bool tensors cannot require a gradient.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "_node", "_version", "__weakref__")
+    __slots__ = ("_data", "grad", "_requires_grad", "_node", "_version", "__weakref__")
     __array_priority__ = 100    # ndarray + Tensor is Tensor.__radd__
 
     def __init__(self, data, requires_grad=False):
-        self.data = np.asarray(data)
+        self._data = np.asarray(data)
         self.grad = None
         self._node = None
         self._version = [0]     # a cell, shared by all tensors on the same memory
-        self.requires_grad = False
+        self._requires_grad = False
         if requires_grad:
             self.requires_grad_()
 
@@ -130,8 +131,15 @@ class Tensor:
             raise RuntimeError(f"only floating point tensors can require gradients, this one is {self.dtype}")
         if not requires_grad and self._node is not None:
             raise RuntimeError("requires_grad can be switched off on leaf tensors only; use detach()")
-        self.requires_grad = requires_grad
+        self._requires_grad = requires_grad
         return self
+
+    def _set_data(self, data):
+        self._version[0] += 1       # what was recorded reads the new numbers: backward would be wrong, and says so
+        self._data = np.asarray(data.data if isinstance(data, Tensor) else data)
+
+    data = property(operator.attrgetter("_data"), _set_data, doc="The array itself.")
+    requires_grad = property(operator.attrgetter("_requires_grad"), requires_grad_, doc="See requires_grad_.")
 
     @staticmethod
     def from_op(name, value, *edges):
@@ -156,7 +164,7 @@ class Tensor:
             edges = tuple((tuple(t if t._node is None else Intermediate(t) for t in inputs), vjp)
                           for inputs, vjp in edges if vjp)
             out._node = Node(name, edges, [(cell, cell[0]) for cell in cells])
-            out.requires_grad = True
+            out._requires_grad = True
         return out
 
     def backward(self, gradient=None, retain_graph=False):

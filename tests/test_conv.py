@@ -176,6 +176,7 @@ POOLS = [((2, 3, 6, 6), 2, None, 0, False),
          ((3, 1, 6, 5), (1, 4), (2, 5), (0, 2), False),     # stride > kernel
          ((3, 1, 6, 5), (1, 4), (2, 5), (0, 2), True),
          ((5, 2, 2, 2), 2, 2, 1, True),                     # a last window that would begin in the padding
+         ((2, 2, 2, 3), 3, 2, 0, True),                     # a window larger than the image
          ((2, 2, 1, 1), 1, 1, 0, False),
          ((2, 1, 1, 1), 3, 1, 1, True),
          ((2, 5, 6), 3, 2, 1, False),

@@ -561,3 +561,9 @@ def test_real_sets():
         assert np.bincount(found.labels).tolist() == counts
     train, test = read_mnist(shared / "mnist")
     assert (len(train), len(test)) == (60_000, 10_000)
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": 8.5}, {"test_share": 1.0}, {"test_share": float("nan")}])
+def test_sizes_and_shares_that_make_no_sense(tmp_path, options):
+    with pytest.raises(ValueError, match="size must be a whole number"):
+        read_images(tmp_path, **options)

@@ -280,3 +280,14 @@ def test_same_seed_same_bits():
         layer = sparse.L0Linear(8, 3)
         return layer(ms.ones(2, 8)).data
     np.testing.assert_array_equal(run(), run())
+
+
+@pytest.mark.parametrize("gates", ["unit", "weight"])
+def test_pruned_weights_are_not_expected(gates):
+    layer = sparse.L0Linear(8, 4, gates=gates)
+    whole = sparse.expected_l0(layer).item()
+    layer.weight.set_mask(np.arange(32).reshape(4, 8) % 4 == 0)
+    opens = np.broadcast_to(layer.gate.open_probability(), (4, 8))
+    assert sparse.expected_l0(layer).item() == pytest.approx(opens[layer.weight.mask].sum(), rel=1e-5) != whole
+    layer.weight.set_mask(np.zeros((4, 8), bool))
+    assert sparse.expected_l0(layer).item() == 0

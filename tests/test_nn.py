@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minisparse import nn
+from minisparse.sparse import SparseLinear
 from minisparse.tensor import Tensor, no_grad
 
 rng = np.random.default_rng(0)
@@ -556,3 +557,37 @@ def test_no_change_in_place_brings_a_pruned_weight_back():
         layer.weight[0] = 3.0
         layer.weight += 1
     np.testing.assert_array_equal(layer.weight.data, layer.weight.mask * np.array([[4], [3], [3]]))
+
+
+def test_a_buffer_with_the_name_of_a_mask():
+    layer = nn.Linear(4, 3)
+    layer.register_buffer("weight_mask", Tensor(np.ones((3, 4), np.float32)))
+    assert "weight_mask" in layer.state_dict()
+    layer.weight.set_mask(np.zeros((3, 4), bool))
+    with pytest.raises(ValueError, match="'weight_mask' is the name of the mask of 'weight'"):
+        layer.state_dict()
+
+
+def test_statistics_that_are_no_longer_tracked_stay():
+    norm = nn.BatchNorm1d(2)
+    norm(tensor(5, 2))
+    before = norm.running_mean.numpy().copy(), norm.num_batches_tracked.item()
+    norm.track_running_stats = False
+    out = norm(tensor(5, 2) + 3)
+    np.testing.assert_allclose(out.data.mean(axis=0), 0, atol=1e-6)     # of the batch's own statistics
+    np.testing.assert_array_equal(norm.running_mean.numpy(), before[0])
+    assert norm.num_batches_tracked.item() == before[1]
+
+
+def test_data_may_be_set_to_a_tensor():
+    layer = nn.Linear(2, 1)
+    out = layer(tensor(3, 2)).sum()
+    layer.weight.data = Tensor(np.zeros((1, 2), np.float32))
+    assert type(layer.weight.data) is np.ndarray and (layer(tensor(3, 2)).data == layer.bias.data).all()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        out.backward()
+
+
+def test_a_layer_that_would_keep_no_weight():
+    with pytest.raises(ValueError, match="none of its 2 weights is kept"):
+        SparseLinear(2, 1, sparsity=0.9)

@@ -355,3 +355,22 @@ def test_memory_order_is_kept(function):
     assert in_order(y)
     y.backward(ms.ones_like(y))
     assert in_order(x.grad)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: ms.relu(x).sqrt(), lambda x: x.clamp(min=0).sqrt(), lambda x: ms.maximum(x, ms.zeros(2)).sqrt(),
+    lambda x: x.clamp(0, 9).log(), lambda x: ms.minimum(-x, ms.zeros(2)).neg().sqrt()])
+def test_an_infinite_gradient_does_not_pass_what_is_cut_off(function):
+    x = ms.tensor([-1.0, 4.0], requires_grad=True)
+    function(x).sum().backward()
+    assert x.grad.data[0] == 0 and x.grad.data[1] == 0.25
+
+
+def test_numbers_that_do_not_fit_wrap_round():
+    x = ms.tensor([1, 2], dtype=np.uint8)
+    assert (x != -100).tolist() == [True, True] and (x < 300).tolist() == [True, True]
+    assert (x + 300).tolist() == [45, 46] and (x * -1).tolist() == [255, 254]
+
+
+def test_the_product_of_small_integers_is_64_bits_wide():
+    assert ms.tensor([20, 30], dtype=np.uint8).prod().dtype == np.int64

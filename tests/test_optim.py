@@ -864,3 +864,76 @@ def test_clip_grad_value():
     np.testing.assert_array_equal(params[0].grad.data, [-1, 0.5, 1, math.nan])
     clip_grad_value_(params[0], 0.25)
     np.testing.assert_array_equal(params[0].grad.data, [-0.25, 0.25, 0.25, math.nan])
+
+
+def test_a_schedule_that_goes_on_multiplies_once():
+    optimizer = optim.SGD([Parameter(np.zeros(1, np.float32))], lr=1.0)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for _ in range(3):
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.125
+    on = lr_scheduler.ExponentialLR(optimizer, 0.5, last_epoch=scheduler.last_epoch - 1)
+    assert optimizer.param_groups[0]["lr"] == 0.125 and on.last_epoch == 3
+    on.step()
+    assert optimizer.param_groups[0]["lr"] == 0.0625
+    with pytest.raises(NotImplementedError, match="LinearLR"):
+        lr_scheduler.LinearLR
+
+
+def test_a_wrong_gradient_stops_a_step_before_it_begins():
+    first, second = (Parameter(np.ones(2, np.float32)) for _ in range(2))
+    first.grad, second.grad = Tensor(np.ones(2, np.float32)), Tensor(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="gradient"):
+        optim.SGD([first, second], lr=1.0).step()
+    assert (first.data == 1).all()
+
+
+@pytest.mark.parametrize("what", ["the same mask", "a copy"])
+def test_a_mask_that_stays_keeps_the_momentum_of_weights_that_are_0(what):
+    def train(change):
+        weight = Parameter(np.array([0.0, 1.0, 2.0], np.float32))
+        weight.set_mask([True, True, False])
+        optimizer = optim.SGD([weight], lr=0.1, momentum=0.9)
+        for step in range(4):
+            if step == 2:
+                weight.data[0] = 0
+                if change == "the same mask":
+                    weight.set_mask(np.array([True, True, False]))
+                elif change == "a copy":
+                    weight, optimizer = copy.deepcopy((weight, optimizer))
+            weight.grad = Tensor(np.ones(3, np.float32))
+            optimizer.step()
+        return weight.data
+    np.testing.assert_array_equal(train(what), train(None))
+
+
+def test_lookahead_takes_a_group_that_is_added():
+    weights = [Parameter(np.ones(2, np.float32)) for _ in range(2)]
+    lookahead = optim.Lookahead(optim.SGD(weights[:1], lr=1.0), k=2, alpha=0.5)
+    for step in range(3):
+        if step == 1:
+            lookahead.optimizer.add_param_group({"params": weights[1:]})
+        for weight in weights:
+            weight.grad = Tensor(np.ones(2, np.float32))
+        lookahead.step()
+    # the first: 1, 0, -1 and the average of 1 and -1, and a step; the second, made after one step: 1, 0, 0.5, -0.5
+    assert weights[0].data.tolist() == [-1, -1] and weights[1].data.tolist() == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"steps": "x"}, "steps"), ({"k": 2.5}, "k must be"), ({"alpha": 0}, "alpha"), ({"slow": [np.ones(3)]}, "shapes"),
+    ({"more": 1}, "a state has")])
+def test_a_bad_state_leaves_lookahead_as_it_was(change, message):
+    def make(lr, **options):
+        return optim.Lookahead(optim.SGD([Parameter(np.ones(2, np.float32))], lr=lr), **options)
+    state = make(0.1, k=9, alpha=0.25).state_dict()
+    lookahead = make(0.5)
+    with pytest.raises(ValueError, match=message):
+        lookahead.load_state_dict({**state, **change})
+    assert (lookahead.k, lookahead.alpha, lookahead.optimizer.param_groups[0]["lr"]) == (5, 0.5, 0.5)
+    lookahead.load_state_dict(state)
+    assert (lookahead.k, lookahead.alpha, lookahead.optimizer.param_groups[0]["lr"]) == (9, 0.25, 0.1)
+    lookahead.load_state_dict({**state, "slow": [np.ones(2)]})
+    assert lookahead.slow[0].dtype == np.float32
+    with pytest.raises(ValueError, match="whole number"):
+        make(0.5, k=2.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minisparse import nn, optim
-from minisparse.sparse import Constant, Cubic, OneShot, Pruner, l1, summary, topk_mask
+from minisparse.sparse import Constant, Cubic, OneShot, Pruner, RigL, l1, summary, topk_mask
 from minisparse.tensor import Tensor, no_grad
 
 
@@ -342,3 +342,41 @@ def test_masks_are_not_written_while_a_gradient_is_due():
         Pruner(net, 0.5, OneShot())
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
+
+
+def test_a_step_that_failed_can_be_repeated():
+    layer = nn.Linear(8, 4)
+    pruner = Pruner(layer, 0.5, OneShot(1))
+    value, layer.weight.data[0, 0] = layer.weight.data[0, 0], np.nan
+    with pytest.raises(ValueError, match="1 of 32 scores are NaN"):
+        pruner.step()
+    assert pruner.steps == 0 and layer.weight.mask is None
+    layer.weight.data[0, 0] = value
+    pruner.step()
+    assert pruner.steps == 1 and layer.weight.mask.sum() == 16
+
+
+def test_a_report_keeps_the_gradient_that_is_there():
+    layer = nn.Linear(8, 4)
+    pruner = RigL(layer, 0.5, Constant(0, 9, every=1))
+    (layer(Tensor(np.ones((2, 8), np.float32))) ** 2).mean().backward()
+    pruner.report(0.5)
+    pruner.step()
+    assert pruner.steps == 1 and layer.weight.mask.sum() == 16
+
+
+def test_a_target_below_the_initial_sparsity_loses_nothing_more():
+    layer = nn.Linear(8, 4)
+    pruner = Pruner(layer, {"*": 0.25}, Cubic(0, 10, initial=0.5))
+    assert layer.weight.mask.mean() == 0.75
+    for _ in range(10):
+        pruner.step()
+    assert layer.weight.mask.mean() == 0.75
+    assert Cubic(0, 10, initial=0.5)(0, 0.0) == 0 and Cubic(0, 10, initial=0.5)(0, 0.75) == 0.5
+
+
+@pytest.mark.parametrize("sums", [None, [1]])
+def test_sums_of_another_kind(sums):
+    pruner = Pruner(nn.Linear(8, 4), 0.5, OneShot())
+    with pytest.raises(ValueError, match="'sums' must be a dict"):
+        pruner.load_state_dict({**pruner.state_dict(), "sums": sums})

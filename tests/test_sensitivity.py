@@ -59,3 +59,18 @@ def test_the_sparsity_of_a_tolerated_loss():
     assert at(1.0) == pytest.approx({"a": 0.875, "b": 0.875})
     with pytest.raises(ValueError, match="'a' has 4 points, expected 2"):
         sparse.tolerated(curves, 0.1, [0.5])
+
+
+def test_sparsities_from_a_generator_and_one_name():
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(11)))
+    curves = sparse.sensitivity(net, lambda: 1.0, (s for s in (0.5, 0.9)), dense="10")
+    assert list(curves) == [str(i) for i in range(10)] and set(map(len, curves.values())) == {3}
+
+
+def test_the_mask_there_was_is_the_same_object_again():
+    net = model()
+    weight = next(iter(sparse.sparsifiable(net).values())).weight
+    weight.set_mask(np.arange(weight.numel()).reshape(weight.shape) % 2 == 0)
+    mask = weight.mask
+    sparse.sensitivity(net, lambda: 1.0, (0.5,))
+    assert weight.mask is mask

@@ -410,3 +410,12 @@ def test_damaged_files_give_an_error_or_a_state(small, tmp_path):
         except ValueError:
             pass
     assert 2000 < refused < 4000
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(serialize, "MAX_HEADER", 1000)
+    with pytest.raises(ValueError, match="at most 1000 can be read"):
+        ms.save({"text": "x" * 1000}, tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    ms.save({"text": "x" * 100}, tmp_path / "file")
+    assert ms.load(tmp_path / "file") == {"text": "x" * 100}

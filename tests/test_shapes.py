@@ -225,3 +225,32 @@ def test_what_torch_allows_and_this_does_not():
         pad(ms.ones(2, 2), (1, 1), mode="symmetric")
     with pytest.raises(RuntimeError, match="class numbers"):
         one_hot(ms.tensor([0, 5]), 3)
+
+
+def test_a_tuple_in_a_key_names_elements():
+    x = ms.ones(2, 3, requires_grad=True)
+    x[:, (0, 0)].sum().backward()
+    assert x.grad.tolist() == [[2, 0, 0], [2, 0, 0]]
+    assert ms.arange(6).reshape(2, 3)[(1, 0),].tolist() == [[3, 4, 5], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("left, right", [(-1, -1), (-1, 0), (0, -2), (1, -1), (-2, 2)])
+def test_negative_padding_cuts(mode, left, right):
+    x = ms.tensor(numbers(1, 5))
+    cut = x.data[:, max(-left, 0):5 - max(-right, 0)]
+    kinds = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    expected = np.pad(cut, ((0, 0), (max(left, 0), max(right, 0))), kinds[mode])
+    np.testing.assert_array_equal(pad(x, (left, right), mode).data, expected)
+
+
+@pytest.mark.parametrize("function", [ms.scatter, ms.scatter_add])
+def test_a_source_smaller_than_the_index(function):
+    with pytest.raises(RuntimeError, match=r"index has shape \(2, 2\), src only \(1, 3\)"):
+        function(ms.zeros(2, 3), 1, ms.tensor([[0, 1], [1, 2]]), ms.ones(1, 3))
+
+
+def test_one_index_keeps_its_dimension_and_a_filled_tensor_its_dtype():
+    assert ms.ones(2, 3).index_select(0, ms.tensor(1)).shape == (1, 3)
+    filled = ms.tensor([1, 2]).masked_fill(ms.tensor([True, False]), 1.5)
+    assert filled.dtype == np.int64 and filled.tolist() == [1, 2]

@@ -282,3 +282,11 @@ def test_the_small_model_trains_with_a_new_optimizer():
     assert all(np.array_equal(t.data, before[name].data) for name, t in small.state_dict().items())
     optim.Adam(small.parameters()).step()
     assert not np.array_equal(small[0].weight.data, before["0.weight"].data)
+
+
+@pytest.mark.parametrize("layers", [
+    [nn.Linear(8, 8), nn.MaxPool2d(3, 1, 1), nn.Linear(8, 3)], [nn.Linear(8, 8), nn.BatchNorm2d(8), nn.Linear(8, 3)],
+    [nn.Linear(8, 8), nn.AvgPool2d(2), nn.Linear(4, 3)], [nn.Linear(8, 8), nn.Conv2d(8, 4, 1)]])
+def test_a_linear_layer_before_layers_of_images_is_refused(layers):
+    with pytest.raises(NotImplementedError, match="a Linear, makes"):
+        sparse.shrink(nn.Sequential(*layers))

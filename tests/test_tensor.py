@@ -392,3 +392,14 @@ def test_names_that_are_left_out():
                      lambda: ms.sum(ms.ones(2), out=ms.ones(1)), lambda: ms.zeros(2, pin_memory=True)):
         with pytest.raises(NotImplementedError):
             function()
+
+
+def test_requires_grad_can_be_set_where_requires_grad_can_be_called():
+    x = leaf(1.0)
+    x.requires_grad = False
+    assert not (x * 2).requires_grad
+    x.requires_grad = True
+    with pytest.raises(RuntimeError, match="leaf"):
+        (x * 2).requires_grad = False
+    with pytest.raises(RuntimeError, match="floating point"):
+        ms.tensor([1, 2]).requires_grad = True

@@ -194,3 +194,21 @@ def test_what_hides_from_a_recording_is_found():
         with pytest.raises(ValueError, match="its outputs are not those of the recorded steps"):
             deploy.compile(Net(run), (3, 6, 6))
     assert ms.tensor([1.0]).exp().item() > 2        # and nothing records any more
+
+
+def test_results_of_unlike_dimensions_are_refused():
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return x.mean(1, keepdim=True).mean(3) + x.mean((1, 2))     # (N, 1, 8) and (N, 8): images would meet
+    with pytest.raises(TypeError, match="add .*of results with 3 and 2 dimensions"):
+        deploy.compile(Mixing(), (3, 8, 8))
+
+
+def test_options_may_be_numbers_of_numpy(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(np.int64(2), stride=(np.int32(2), 2)))
+    engine = deploy.compile(model, (3, 8, 8))
+    engine.save(tmp_path / "engine.safetensors")
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(deploy.load(tmp_path / "engine.safetensors")(x), engine(x))
+    with pytest.raises(ValueError, match="rounds must be at least 1"):
+        engine.profile(x, rounds=0)

@@ -54,7 +54,7 @@ def fit(image, size):
     return np.uint8(share @ rows.reshape(size, len(pixels), 3) + 0.5)
 
 
-@functools.cache
+@functools.lru_cache(16)
 def _shares(old, new):
     """(new, old): how much each of `old` pixels counts in each of `new` areas, by how much of it lies there.
 

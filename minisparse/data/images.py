@@ -50,8 +50,12 @@ def read_images(path, size=32, seed=0, test_share=0.2, skip_bad=False):
 
     Without them `test_share` of every class (at least one image), drawn with `seed`, is for testing. Images
     are cropped to the central square and brought to size x size (see decode). With `skip_bad`, files that
-    cannot be read do not end the reading but are listed in train.left_out (the test set's too). DataError.
+    cannot be read do not end the reading but are listed in train.left_out (the test set's too). DataError; ValueError
+    for a size below 1, or a share outside (0, 1).
     """
+    if not isinstance(size, int) or size < 1 or not 0 < test_share < 1:
+        raise ValueError(f"read_images: size must be a whole number, at least 1, and test_share lie between 0 and 1, "
+                         f"got {size} and {test_share}")
     source = _open(path, skip_bad)
     parts = _layout(source)
     classes = tuple(sorted(set().union(*parts.values())))

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 
 import numpy as np
 
@@ -33,8 +34,8 @@ class Loader:
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise ValueError(f"Loader: labels must be {len(images)} integers, one per image, "
                              f"found {labels.dtype} {labels.shape}")
-        if batch_size < 1:
-            raise ValueError(f"Loader: batch_size must be at least 1, found {batch_size}")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"Loader: batch_size must be a whole number, at least 1, found {batch_size}")
         channels = images.shape[1]
         mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
         for name, value in ("mean", mean), ("std", std):

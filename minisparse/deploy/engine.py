@@ -47,7 +47,9 @@ class Step:
     """
 
     def __init__(self, op, options=None, inputs=None, **arrays):
-        self.op, self.options, self.inputs = op, options or {}, inputs
+        options = {name: np.asarray(value).tolist() if isinstance(value, (np.generic, tuple, list)) else value
+                   for name, value in (options or {}).items()}          # without NumPy's own numbers
+        self.op, self.options, self.inputs = op, options, inputs
         self.arrays = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
 
     @functools.cached_property
@@ -70,7 +72,7 @@ class Step:
 def check_shape(input_shape):
     """ValueError unless it is the positive sizes of one input."""
     try:
-        good = input_shape and all(isinstance(n, int) and n > 0 for n in input_shape)
+        good = len(input_shape) > 0 and all(isinstance(n, int) and n > 0 for n in input_shape)
     except TypeError:
         good = False
     if not good or isinstance(input_shape, str):
@@ -168,8 +170,10 @@ class Engine:
     def profile(self, images, rounds=20):
         """Measure each layer on these images, 64 at most: the times that print(engine) shows from then on.
 
-        Returns the median seconds of a call, layers and all.
+        Returns the median seconds of a call, layers and all. ValueError unless there is a round at least.
         """
+        if rounds < 1:
+            raise ValueError(f"profile: rounds must be at least 1, got {rounds}")
         out = self(images)[:LARGEST]        # which checks, compiles and plans
         images = np.asarray(images, np.float32)[:LARGEST]
         size = next(parts(len(images)))[2]

@@ -127,6 +127,8 @@ class _Recorder:
         """An operator of two tensors; with a constant it is scale * x + shift."""
         table, x, constant = (WITH_CONSTANT, a, b) if id(a) in self.values else (CONSTANT_FIRST, b, a)
         if id(constant) in self.values:
+            if a.ndim != b.ndim:        # the batch of one would meet something else of the other
+                self.refuse(f" of results with {a.ndim} and {b.ndim} dimensions")
             if self.name not in OPERATORS:
                 self.refuse(" of two results")
             return Step(self.name, None, [self.index(a), self.index(b)])

@@ -134,8 +134,10 @@ class _BatchNorm(Module):
             self.num_batches_tracked.data += 1
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
-        return normalization.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                                        self.training, momentum, self.eps)
+        mean, var = self.running_mean, self.running_var
+        if self.training and not self.track_running_stats:      # switched off later: they stay as they are
+            mean = var = None
+        return normalization.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "

@@ -92,7 +92,8 @@ def expected_l0(model):
     """The expected number of weights that are not zero: the sum over gates of |g| P(z_g != 0), section 2.4.
 
     model: a Module with L0Linear and L0Conv2d layers, or one of these layers. |g| is the number of weights
-    under gate g that no mask prunes; biases are not counted. A scalar with a gradient. The paper's loss for N examples is
+    under gate g that no mask prunes; biases are not counted. A scalar with a gradient. The paper's loss for N
+    examples is
 
         cross_entropy(model(x), y) + strength / N * expected_l0(model) + weight_decay * expected_l2(model)
 

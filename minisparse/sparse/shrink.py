@@ -103,8 +103,8 @@ class _Stage:
         value = np.where(varies, np.nan, self.bias)
         for name, layer in self.followers:
             if type(layer) in OF_IMAGES and not self.is_conv:
-                raise NotImplementedError(f"shrink: {name}, a {type(layer).__name__}, reads what {self.name}, a Linear, "
-                                          "makes")
+                raise NotImplementedError(f"shrink: {name}, a {type(layer).__name__}, reads what {self.name}, a "
+                                          "Linear, makes")
             if type(layer) in POINTWISE:
                 value = layer(Tensor(value)).data
             elif type(layer) in NORMS:
