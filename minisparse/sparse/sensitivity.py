@@ -17,7 +17,7 @@ def sensitivity(model, evaluate, sparsities, dense=()):
 
     evaluate: a function without arguments, of the model as it is then: its accuracy on images held out of training,
         say. (Not on the test set, if that is to judge what comes of it.) Weights are pruned by magnitude.
-    dense: names of layers (or the name of one) to leave out. In the end weights, masks and gradients are what they were.
+    dense: names of layers (or the name of one) to leave out. In the end weights, masks and gradients are as before.
     ValueError: no such layer; a sparsity outside [0, 1).
     """
     sparsities, dense = tuple(sparsities), (dense,) if isinstance(dense, str) else tuple(dense)
