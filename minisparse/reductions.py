@@ -89,8 +89,9 @@ def largest(name, f, arg, pairwise):
         y = f(a.data, axis=axes(dim), keepdims=True)
 
         def vjp(g):
-            ties = (a.data == y).astype(a.dtype)
-            return g / ties.sum(axis=axes(dim), keepdims=True) * ties
+            ties = a.data == y
+            share = g / ties.sum(axis=axes(dim), keepdims=True, dtype=g.dtype)
+            return np.where(ties, share, g.dtype.type(0))       # not a product: 0 times an infinite g is no number
         return reduced("a" + name, a, y, dim, keepdim, vjp)
 
     def indexed(a, dim=None, keepdim=False):

@@ -359,7 +359,8 @@ def test_memory_order_is_kept(function):
 
 @pytest.mark.parametrize("function", [
     lambda x: ms.relu(x).sqrt(), lambda x: x.clamp(min=0).sqrt(), lambda x: ms.maximum(x, ms.zeros(2)).sqrt(),
-    lambda x: x.clamp(0, 9).log(), lambda x: ms.minimum(-x, ms.zeros(2)).neg().sqrt()])
+    lambda x: x.clamp(0, 9).log(), lambda x: ms.minimum(-x, ms.zeros(2)).neg().sqrt(),
+    lambda x: ms.stack([x, ms.zeros(2)]).amax(dim=0).sqrt()])
 def test_an_infinite_gradient_does_not_pass_what_is_cut_off(function):
     x = ms.tensor([-1.0, 4.0], requires_grad=True)
     function(x).sum().backward()
