@@ -183,7 +183,12 @@ def findings(results):
             found.append(accuracy_finding(c if path == ["test"] else f"{name}'s {c}", where, *pairs[c], n))
 
     whole = both(results, "training", "seconds")
-    found.append(time_finding("training", *whole))
+    steady = [sum(e["seconds"] for e in history[1:]) for history in both(results, "history")]
+    if len(results["nets"]["sparse"]["history"]) < 3:
+        found.append(Finding("training", "same", "Training: too few epochs to compare times, since the first one "
+                             "compiles."))
+    else:
+        found.append(time_finding("training", *steady, ", without the first epoch, which compiles"))
     during = [e["sparsity"] for e in results["nets"]["sparse"]["history"]]
     early = "" if np.mean(during) > 0.9 * during[-1] else (
         " --method set and --method rigl have all their zeros from the first step on.")
@@ -216,11 +221,11 @@ def accuracy_finding(name, where, dense, sparse, n):
                    f"{'within noise' if noise else 'more than noise'}.")
 
 
-def time_finding(topic, dense, sparse):
+def time_finding(topic, dense, sparse, how_measured=""):
     change = faster(dense, sparse)
     verdict = "same" if change == "same speed" else "better" if sparse < dense else "worse"
     how = f"as fast (within {percent(TIE)})" if verdict == "same" else change
-    return Finding(topic, verdict, f"{topic.capitalize()}: the sparse net is {how}, "
+    return Finding(topic, verdict, f"{topic.capitalize()}{how_measured}: the sparse net is {how}, "
                    f"{seconds(sparse)} against {seconds(dense)}.")
 
 

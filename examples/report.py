@@ -40,7 +40,7 @@ def draw_curve(ax, results, measure):
         if measure == "loss":
             step, loss = np.array(steps, float).reshape(-1, 2).T
             ax.plot(step / steps_an_epoch, loss, color=COLOUR[net], alpha=.25, lw=.8)
-            ax.plot(curve["epoch"] - .5, curve["loss"], lw=1.8, **style)        # means over an epoch: at its middle
+            ax.plot(curve["epoch"] - .5, curve["loss"], "--", lw=1.1, mfc="white", **style)     # means over an epoch
         else:
             ax.plot(curve["epoch"] - .5, 100 * curve["accuracy"], "--", lw=1.1, mfc="white", **style)
             ax.plot(curve["epoch"], 100 * curve["held_out"], lw=1.8, **style)
@@ -53,7 +53,7 @@ def draw_curve(ax, results, measure):
     ax.set_zorder(zeros.get_zorder() + 1)       # the curves in front of the schedule
     ax.patch.set_visible(False)
     ax.set(xlabel="epoch", xlim=(0, 1.02 * last["epoch"]))
-    ax.set_title("Training loss" if measure == "loss" else "Accuracy, %")
+    ax.set_title("Training loss (pale: the mean of ten steps)" if measure == "loss" else "Accuracy, %")
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -263,11 +263,13 @@ def as_page(results, found, captions):
               for part in ("machine", "settings")}
     parts = ["# Dense and sparse, side by side", f"```\n{results['command']}\n```",
              f"- Data: {data['name']}; {data['train']} images for training, {data['held_out']} held out, "
-             f"{data['test']} for testing; classes {', '.join(data['classes'])}\n"
+             f"{data['test']} for testing, {len(data['left_out'])} left out as unreadable; classes "
+             f"{', '.join(data['classes'])}\n"
              f"- Machine: {listed['machine']}\n- Settings: {listed['settings']}",
              "## In words", "\n".join(f"- {line}" for line in summary(found) + [f.sentence for f in found]),
              "Noise: two binomial standard errors of the difference, as if the nets had seen different "
-             "images; they saw the same, so the true error is, as a rule, smaller. "
+             "images; they saw the same, so the true error is, as a rule, smaller. Of each set's classes only those "
+             "with the largest loss and the largest gain are named here: one may pass that bound by chance. "
              f"Times within {percent(TIE)} of each other count as equal.",
              "## Table", as_markdown(table(results, detail=2)), "## Pictures"]
     parts += [f"![{caption}]({name})\n\n{caption}." for name, caption in captions.items()]

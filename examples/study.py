@@ -23,8 +23,9 @@ def options(doc, out):
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", default="drawn", metavar="PATH", help="as in train_animals.py")
     parser.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--threads", type=at_least(1))
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
+    parser.add_argument("--threads", type=at_least(1), help="of BLAS and the kernels alike (default: all cores)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), metavar="FOLDER",
+                        help=f"for the table, the picture and the checkpoints ({out})")
     return parser
 
 

@@ -116,8 +116,11 @@ def read_data(args):
     external = {}
     for item in args.val:
         name, found, path = item.partition("=")
-        if not found or not name or name in external:
-            raise data.DataError(f"--val {item}: expected NAME=PATH, each name once.")
+        if not found or not name or name in (*external, "test"):
+            raise data.DataError(f"--val {item}: expected NAME=PATH, each name once, and not test.")
+        style = path.removeprefix("drawn:")
+        if style != path and style not in data.drawn.STYLES:
+            raise data.DataError(f"--val {item}: the styles are {', '.join(data.drawn.STYLES)}.")
         external[name] = path
     if args.data == "drawn":
         train = drawn(data.drawn.STYLES[0], DRAWN_TRAIN, args.seed)
@@ -134,11 +137,9 @@ def read_data(args):
     sets = {}
     for name, path in external.items():
         if path.startswith("drawn:"):
-            style = path.removeprefix("drawn:")
-            if style not in data.drawn.STYLES or train.classes != data.drawn.CLASSES:
-                raise data.DataError(f"--val {name}={path}: the styles are {', '.join(data.drawn.STYLES)}, "
-                                     f"and the classes must be {', '.join(data.drawn.CLASSES)}.")
-            sets[name] = drawn(style, DRAWN_TEST, args.seed + 2_000_003)
+            if train.classes != data.drawn.CLASSES:
+                raise data.DataError(f"--val {name}={path}: the classes must be {', '.join(data.drawn.CLASSES)}.")
+            sets[name] = drawn(path.removeprefix("drawn:"), DRAWN_TEST, args.seed + 2_000_003)
         else:
             sets[name] = data.read_validation(path, train.classes, SIZE, skip_bad=args.skip_bad_images)
     return train, test, sets
@@ -245,8 +246,9 @@ def run(args):
             print(f"{name}: {runs[name].epoch} of {recipe.epochs} epochs are done")
     args.out.mkdir(parents=True, exist_ok=True)
     for net in runs.values():
-        if not args.resume:     # else a later --resume would go on from what an older run left
-            net.path.unlink(missing_ok=True)
+        if not args.resume and net.path.exists():       # else a later --resume would go on from what an older run left
+            print(f"{net.path}: of an earlier run, removed (--resume would go on with it)")
+            net.path.unlink()
     progress = Progress(sys.stdout, list(runs.values()))
     runs["dense"].train(progress)
     if recipe.method == "lottery" and not runs["sparse"].epoch:

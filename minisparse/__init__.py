@@ -47,4 +47,4 @@ def __getattr__(name):
         return importlib.import_module("." + name, __name__)
     if name in ("sparse_coo", "sparse_coo_tensor", "sparse_csr", "sparse_csr_tensor"):
         return getattr(importlib.import_module(".sparse.formats", __name__), name)
-    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
+    raise LeftOut(f"module {__name__!r}", name)

@@ -29,6 +29,8 @@ def pair(value, name):
 
 def _images(name, x):
     """x as (N, C, H, W), and whether it came as one image (C, H, W)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: x has to be a Tensor, got {type(x).__name__}")
     if x.ndim not in (3, 4):
         raise ValueError(f"{name}: expected images (N, C, H, W) or (C, H, W), got shape {x.shape}")
     if x.dtype.kind != "f":

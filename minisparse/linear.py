@@ -22,6 +22,8 @@ def linear(x, weight, bias=None):
 
     Computed as weight @ x.T, so that the batch is innermost in memory as it is for images.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"linear: x has to be a Tensor, got {type(x).__name__}")
     if weight.ndim != 2 or 0 in weight.shape or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: expected a weight (out, in) and x (*, in), got shapes {weight.shape} "
                          f"and {x.shape}")

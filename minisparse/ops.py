@@ -51,11 +51,14 @@ def named(name, function, doc):
 
 
 class LeftOut(NotImplementedError, AttributeError):
-    """A name of torch's that does not exist here: not implemented, and absent for hasattr."""
+    """A name of torch's, or of nobody's, that does not exist here: not implemented, and absent for hasattr."""
+
+    def __init__(self, owner, name):
+        super().__init__(f"{owner} has no attribute {name!r} (not all of torch's names are here)")
 
 
 def left_out(tensor, name):
-    raise LeftOut(f"Tensor has no attribute {name!r}")
+    raise LeftOut("Tensor", name)
 
 
 Tensor.__getattr__ = left_out

@@ -137,6 +137,10 @@ def test_worse_and_slower_are_said_in_words():
     assert "8.0 points worse" in sentence(results, "accuracy on test").sentence
     assert "more than noise" in sentence(results, "accuracy on test").sentence
     assert "1.25x slower" in sentence(results, "training").sentence
+    assert "150 s (2 min) against 120 s" in sentence(results, "training").sentence     # two of three epochs
+    for history in comparison.both(results, "history"):
+        del history[2:]
+    assert sentence(results, "training").verdict == "same" and "too few" in sentence(results, "training").sentence
     assert "2.00x slower" in sentence(results, "inference at batch 1").sentence
     assert "larger" in sentence(results, "model file").sentence
     assert "sparse net's training time: 20.0 %" in sentence(results, "data").sentence

@@ -318,6 +318,8 @@ def damaged(folder, kind):
         return ["--data", photos, "--val", f"a={bad}"], str(bad)
     if kind == "val style":
         return ["--data", photos, "--val", "a=drawn:cubism"], "--val a=drawn:cubism"
+    if kind == "val test":
+        return ["--data", photos, "--val", "test=drawn:field"], "--val test=drawn:field"
     if kind == "val unknown class":
         write_images(bad, 1, ("cat", "dog"))
         (bad / "cat").rename(bad / "axolotl")
@@ -352,7 +354,7 @@ def damaged(folder, kind):
 
 
 @pytest.mark.parametrize("kind", [
-    "missing", "no zip", "cifar10", "val twice", "val without name", "val missing", "val style", "val unknown class",
+    "missing", "no zip", "cifar10", "val twice", "val without name", "val missing", "val test", "val style", "val unknown class",
     "bomb", "zip slip", "truncated", "empty class", "no image", "one class", "too few", "one colour"])
 def test_bad_data(kind, tmp_path, tiny, capsys):
     arguments, named = damaged(tmp_path, kind)

@@ -12,4 +12,4 @@ from .parameter import Parameter  # noqa: F401
 
 
 def __getattr__(name):
-    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
+    raise LeftOut(f"module {__name__!r}", name)

@@ -9,7 +9,7 @@ from .sgd import SGD
 
 
 def __getattr__(name):
-    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
+    raise LeftOut(f"module {__name__!r}", name)
 
 
 __all__ = ["Adam", "AdamW", "Lookahead", "Optimizer", "ProximalAdam", "ProximalSGD", "SGD", "lr_scheduler"]

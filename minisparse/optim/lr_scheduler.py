@@ -10,7 +10,7 @@ from .optimizer import Optimizer
 
 
 def __getattr__(name):
-    raise LeftOut(f"module {__name__!r} has no attribute {name!r}")
+    raise LeftOut(f"module {__name__!r}", name)
 
 
 def _groups(optimizer):

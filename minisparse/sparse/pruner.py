@@ -20,9 +20,9 @@ class Pruner:
     """Set the masks of a model's Linear and Conv2d layers while it trains.
 
         pruner = Pruner(model, {nn.Conv2d: 0.55, nn.Linear: 0.75, "head": None}, Cubic(start=200, end=2000))
-        for x, y in loader:
+        for x, y in loader.epoch(0):
             optimizer.zero_grad()
-            loss_fn(model(x), y).backward()
+            loss_fn(model(Tensor(x)), Tensor(y)).backward()
             optimizer.step()
             pruner.step()
 
