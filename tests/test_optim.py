@@ -937,3 +937,11 @@ def test_a_bad_state_leaves_lookahead_as_it_was(change, message):
     assert lookahead.slow[0].dtype == np.float32
     with pytest.raises(ValueError, match="whole number"):
         make(0.5, k=2.5)
+
+
+def test_an_optimizer_prints_its_options():
+    optimizer = optim.Adam([{"params": [Parameter(np.zeros(1, np.float32))]},
+                            {"params": [Parameter(np.zeros(2, np.float32))], "lr": 0.5}], lr=0.1)
+    lines = repr(optimizer).splitlines()
+    assert lines[0] == "Adam (" and lines[-1] == ")" and "Parameter Group 1" in lines
+    assert [line for line in lines if "lr:" in line] == ["    lr: 0.1", "    lr: 0.5"] and "params" not in repr(optimizer)

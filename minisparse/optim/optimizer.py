@@ -126,6 +126,14 @@ class Optimizer:
             if isinstance(value, np.ndarray):
                 np.copyto(value, 0, where=~kept)
 
+    def __repr__(self):
+        """The options of each group, in torch's form."""
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            options = (f"    {name}: {group[name]}" for name in sorted(group) if name != "params")
+            lines += [f"Parameter Group {i}", *options]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
+
     # --- saving --------------------------------------------------------------------------------------------
     def state_dict(self):
         """{"state": {index: {name: array or number}}, "param_groups": [{"params": indices, option: value}]}.
