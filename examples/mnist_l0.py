@@ -74,8 +74,7 @@ RECIPES = {
     ("lenet-300-100", "l0"): Recipe(epochs=120, decay=0.4, gates=0.5, strength=(0.2, 0.7, 20.0), after=(2e-4, 0.1)),
     ("lenet-5", "l0"): Recipe(epochs=60, decay=0.4, gates=0.45, strength=(45.0, 1.7, 0.5, 50.0), after=(2e-4, 0.1)),
     ("lenet-300-100", "magnitude"): Recipe(epochs=100, sparsity=0.9822),
-    ("lenet-5", "magnitude"): Recipe(epochs=40, decay=0.3, prune=(0.1, 0.7), weight_decay=1e-4,
-                                     sparsity=0.9965),
+    ("lenet-5", "magnitude"): Recipe(epochs=80, decay=0.15, weight_decay=1e-4, sparsity=0.9965),
 }
 
 
