@@ -204,7 +204,7 @@ def examine(run, files, normalise, test, validation):
         "one_look": accuracy(looks[0], test.labels),
         "int8_accuracy": float(np.mean(answers(deploy.load(files["int8"]), test.images, normalise) == test.labels)),
         "layers": [{"name": row.name, "kind": row.kind, "shape": list(row.shape), "weights": row.weights,
-                    "zeros": int(row.zeros)} for row in sparse.summary(run.model)[:-3]],
+                    "zeros": row.zeros} for row in sparse.summary(run.model)[:-3]],
     }
 
 

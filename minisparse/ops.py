@@ -102,6 +102,11 @@ def unbroadcast(g, shape):
     return g.sum(axis=stretched, keepdims=True).reshape(shape)
 
 
+def only_where(mask, g):
+    """g where the mask holds, else 0: the vjp of a choice. Not a product, since 0 times an infinite g is no number."""
+    return np.where(mask, g, g.dtype.type(0))
+
+
 def cast(a, dtype):
     """a as another dtype; the gradient is cast back."""
     dtype = np.dtype(dtype)
@@ -206,8 +211,7 @@ def extremum(name, f):
         y = f(a.data, b.data)
 
         def share(g, x):
-            whole = np.where(x.data == y, g, g.dtype.type(0))     # not a product: 0 times an infinite g is no number
-            return unbroadcast(np.where(a.data == b.data, g / 2, whole), x.shape)
+            return unbroadcast(np.where(a.data == b.data, g / 2, only_where(x.data == y, g)), x.shape)
         return Tensor.from_op(name, y, (a, lambda g: share(g, a)), (b, lambda g: share(g, b)))
     return named(name, function, f"The {name} of a and b, elementwise; where they tie, each gets half of g.")
 
@@ -229,8 +233,8 @@ def clamp(a, min=None, max=None):
         y = limit(y, bound.data)
 
     def vjp(bound, beyond):
-        return lambda g: unbroadcast(np.where(beyond(a.data, bound.data), g, g.dtype.type(0)), bound.shape)
-    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(np.where(y == a.data, g, g.dtype.type(0)), a.shape)),
+        return lambda g: unbroadcast(only_where(beyond(a.data, bound.data), g), bound.shape)
+    return Tensor.from_op("clamp", y, (a, lambda g: unbroadcast(only_where(y == a.data, g), a.shape)),
                           *((bound, vjp(bound, beyond)) for bound, (_, _, beyond) in zip(bounds, sides)))
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from .ops import abs, cast, maximum, method, minimum, named, promote
+from .ops import abs, cast, maximum, method, minimum, named, only_where, promote
 from .tensor import Tensor
 
 ValuesIndices = collections.namedtuple("ValuesIndices", "values indices")
@@ -90,8 +90,7 @@ def largest(name, f, arg, pairwise):
 
         def vjp(g):
             ties = a.data == y
-            share = g / ties.sum(axis=axes(dim), keepdims=True, dtype=g.dtype)
-            return np.where(ties, share, g.dtype.type(0))       # not a product: 0 times an infinite g is no number
+            return only_where(ties, g / ties.sum(axis=axes(dim), keepdims=True, dtype=g.dtype))
         return reduced("a" + name, a, y, dim, keepdim, vjp)
 
     def indexed(a, dim=None, keepdim=False):

@@ -361,7 +361,7 @@ def index_select(a, dim, index):
 @method
 def masked_fill(a, mask, value):
     """a with `value` where the bool mask holds."""
-    value = cast(value, a.dtype) if isinstance(value, Tensor) else Tensor(np.asarray(value).astype(a.dtype))
+    value = cast(value if isinstance(value, Tensor) else Tensor(np.asarray(value)), a.dtype)
     return where(mask, value, a)
 
 

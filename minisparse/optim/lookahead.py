@@ -42,7 +42,7 @@ class Lookahead:
         known = 0 if self.slow is None else len(self.slow)
         new = self._fast()[known:]      # all, or those of a group that was added
         self.slow = (self.slow or []) + [p.data.copy() for p in new]
-        self.masks = self.masks + [getattr(p, "mask", None) for p in new]
+        self.masks += self._masks()[known:]
         self._follow_masks()
         self.optimizer.step()
         self.steps += 1

@@ -103,8 +103,8 @@ def expected_l0(model):
     sizes = []
     for layer in layers:
         log_alpha, mask = layer.gate.log_alpha, getattr(layer.weight, "mask", None)
-        kept = np.ones(layer.weight.shape) if mask is None else mask
-        sizes.append(unbroadcast(kept.astype(log_alpha.dtype), log_alpha.shape))
+        sizes.append(layer.weight.numel() / log_alpha.numel() if mask is None else
+                     unbroadcast(mask.astype(log_alpha.dtype), log_alpha.shape))
     opens = [layer.gate.open_probability() for layer in layers]
 
     def vjp(g):

@@ -94,8 +94,9 @@ class Pruner:
     def report(self, accuracy):
         """Tell the schedule the accuracy on validation data after the latest step. Reactive listens."""
         self.schedule.observe(self.steps, accuracy)
+        wanted = self._wants_gradients()
         for weight in self.weights.values():
-            weight.keep_dense_grad = self._wants_gradients()
+            weight.keep_dense_grad = wanted
 
     # --- the masks ----------------------------------------------------------------------------------------
     def update(self):
@@ -175,8 +176,9 @@ class Pruner:
 
     def _ask_for_gradients(self):
         """Have the next backward keep gradients of pruned weights if the next step uses them, else not."""
+        wanted = self._wants_gradients()
         for weight in self.weights.values():
-            weight.keep_dense_grad, weight.dense_grad = self._wants_gradients(), None
+            weight.keep_dense_grad, weight.dense_grad = wanted, None
 
     # --- saving and showing -------------------------------------------------------------------------------
     def sparsity(self):
